@@ -1,0 +1,2 @@
+//! A training step.
+fn main() {}

@@ -1,0 +1,1 @@
+//! LoRA and kin over any frozen matrix; PEFT files; merging.

@@ -1,0 +1,41 @@
+use std::{sync::Arc, time::Instant};
+
+use crate::{Measurement, Metric, OnFailure, Pair, Record, Result, Run, statistics::Bootstrap};
+
+/// What an evaluation found: measurements and their records, in the same order.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluation {
+    /// What the metrics found, with a score or a failure for every sample.
+    pub measurements: Vec<Measurement>,
+    /// What goes into a report.
+    pub records: Vec<Record>,
+}
+
+/// Runs metrics over pairs and makes their records.
+///
+/// `wall_s` of a record is the time of the whole metric; where one metric reports several measurements, each carries
+/// it.
+///
+/// # Errors
+/// What a metric returns, and [`Error::SampleFailed`](crate::Error::SampleFailed) under [`OnFailure::Error`].
+pub fn evaluate(
+    metrics: &[Arc<dyn Metric>],
+    pairs: &[Pair],
+    run: &Run,
+    bootstrap: &Bootstrap,
+    on_failure: OnFailure,
+) -> Result<Evaluation> {
+    let mut evaluation = Evaluation::default();
+    for metric in metrics {
+        let start = Instant::now();
+        let measurements = metric.measure(pairs)?;
+        let wall_s = start.elapsed().as_secs_f64();
+        tracing::debug!(metric = ?metric.outputs(), samples = pairs.len(), wall_s, "measured");
+        for measurement in measurements {
+            let measurement = measurement.checked(on_failure)?;
+            evaluation.records.push(Record::new(run, &measurement, bootstrap, wall_s)?);
+            evaluation.measurements.push(measurement);
+        }
+    }
+    Ok(evaluation)
+}

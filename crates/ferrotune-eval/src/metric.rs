@@ -1,0 +1,223 @@
+//! What a metric is, and what it finds.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Error, OnFailure, Pair, Result, Tally};
+
+/// Scores predictions against references; implementors provide [`outputs`](Self::outputs) and
+/// [`measure`](Self::measure).
+///
+/// Scores must not depend on the order or the batching of the pairs. A metric that cannot be measured says so in what
+/// it returns ([`Measurement::not_measured`]); an error is for work that cannot go on.
+pub trait Metric: fmt::Debug + Send + Sync {
+    /// The names of the measurements that [`measure`](Self::measure) returns, in order.
+    fn outputs(&self) -> Vec<String>;
+
+    /// One measurement for each of [`outputs`](Self::outputs), each with one sample for each pair, in order.
+    fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>>;
+}
+
+/// What one metric found: a score or a failure for every sample, and the value over those that were scored.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// The metric's name, as it is asked for.
+    pub metric: String,
+    /// Which of the metric's definitions this is, down to tokenizer and version of the reference it equals.
+    pub variant: String,
+    /// Settings that change the value.
+    pub params: Map<String, Value>,
+    /// One entry per pair, in order.
+    pub samples: Vec<SampleScore>,
+    /// The value's evidence, or why there is none.
+    pub evidence: Evidence,
+}
+
+/// Whether and from what a value was computed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// Measured, from the samples that were scored.
+    Measured(Tally),
+    /// Not measured.
+    NotMeasured {
+        /// Why, in words for the report.
+        reason: String,
+    },
+}
+
+/// The score of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleScore {
+    /// The pair's id.
+    pub id: String,
+    /// The answer that was cut out of the prediction, for metrics that do that.
+    pub extracted: Option<String>,
+    /// The score, or why there is none.
+    pub score: Result<f64, Failure>,
+}
+
+/// Why a sample has no score.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{kind}: {detail}")]
+pub struct Failure {
+    /// The class it is counted under.
+    pub kind: FailureKind,
+    /// What happened.
+    pub detail: String,
+}
+
+/// The classes of failures, each counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// A text that must not be empty is empty.
+    EmptyText,
+    /// A vector of norm zero has no direction.
+    ZeroNorm,
+    /// A number is infinite or not a number.
+    NotFinite,
+    /// No answer could be found in the prediction.
+    NoAnswer,
+    /// The metric was not run at all.
+    NotMeasured,
+    /// A judge's reply could not be understood.
+    JudgeReply,
+    /// A judge could not be reached.
+    JudgeUnavailable,
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptyText => "empty text",
+            Self::ZeroNorm => "zero norm",
+            Self::NotFinite => "not finite",
+            Self::NoAnswer => "no answer",
+            Self::NotMeasured => "not measured",
+            Self::JudgeReply => "judge reply",
+            Self::JudgeUnavailable => "judge unavailable",
+        })
+    }
+}
+
+impl Measurement {
+    /// The mean of per-sample scores; failures are left out of it and counted.
+    ///
+    /// Without a single score it is not measured, and says how the first sample failed.
+    pub fn of_mean(metric: impl Into<String>, variant: impl Into<String>, samples: Vec<SampleScore>) -> Self {
+        let scores: Vec<f64> = samples.iter().filter_map(|s| s.score.as_ref().ok().copied()).collect();
+        Self::of_tally(metric, variant, samples, Tally::mean_of(&scores))
+    }
+
+    /// A value that is not a mean of scores. `tally` has one row for each sample that was scored.
+    pub fn of_tally(
+        metric: impl Into<String>,
+        variant: impl Into<String>,
+        samples: Vec<SampleScore>,
+        tally: Tally,
+    ) -> Self {
+        let evidence = if tally.is_empty() {
+            let reason = match samples.iter().find_map(|s| s.score.as_ref().err()) {
+                Some(failure) => format!("all {} samples failed, the first with {failure}", samples.len()),
+                None => "there are no samples".to_owned(),
+            };
+            Evidence::NotMeasured { reason }
+        } else {
+            Evidence::Measured(tally)
+        };
+        Self { metric: metric.into(), variant: variant.into(), params: Map::new(), samples, evidence }
+    }
+
+    /// A metric that was asked for and could not be run.
+    pub fn not_measured(
+        metric: impl Into<String>,
+        variant: impl Into<String>,
+        pairs: &[Pair],
+        reason: impl Into<String>,
+    ) -> Self {
+        let reason = reason.into();
+        let failure = Failure { kind: FailureKind::NotMeasured, detail: reason.clone() };
+        let samples = pairs
+            .iter()
+            .map(|p| SampleScore { id: p.id.clone(), extracted: None, score: Err(failure.clone()) })
+            .collect();
+        Self {
+            metric: metric.into(),
+            variant: variant.into(),
+            params: Map::new(),
+            samples,
+            evidence: Evidence::NotMeasured { reason },
+        }
+    }
+
+    /// Adds a setting that changes the value.
+    #[must_use]
+    pub fn with_param(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.params.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The value over the scored samples; `None` if it was not measured.
+    #[must_use]
+    pub fn value(&self) -> Option<f64> {
+        self.tally().map(Tally::value)
+    }
+
+    /// The statistics behind the value; `None` if it was not measured.
+    #[must_use]
+    pub fn tally(&self) -> Option<&Tally> {
+        match &self.evidence {
+            Evidence::Measured(tally) => Some(tally),
+            Evidence::NotMeasured { .. } => None,
+        }
+    }
+
+    /// How many samples have a score.
+    #[must_use]
+    pub fn scored(&self) -> usize {
+        self.samples.iter().filter(|s| s.score.is_ok()).count()
+    }
+
+    /// Passes the measurement on, unless a sample failed and the policy is [`OnFailure::Error`].
+    ///
+    /// # Errors
+    /// [`Error::SampleFailed`] with the first failure. A metric that was not measured at all passes: its record says
+    /// so.
+    pub fn checked(self, on_failure: OnFailure) -> Result<Self> {
+        if on_failure == OnFailure::Error && matches!(self.evidence, Evidence::Measured(_)) {
+            for sample in &self.samples {
+                if let Err(failure) = &sample.score {
+                    return Err(Error::SampleFailed {
+                        metric: self.metric.clone(),
+                        id: sample.id.clone(),
+                        failure: failure.clone(),
+                    });
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// A metric that is known by name but cannot be run here, and says why.
+#[derive(Clone, Debug)]
+pub struct Unavailable {
+    /// The metric's name.
+    pub metric: String,
+    /// What is lacking, in words for the report.
+    pub reason: String,
+}
+
+impl Metric for Unavailable {
+    fn outputs(&self) -> Vec<String> {
+        vec![self.metric.clone()]
+    }
+
+    fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
+        Ok(vec![Measurement::not_measured(&self.metric, "unavailable", pairs, &self.reason)])
+    }
+}

@@ -1,0 +1,287 @@
+//! Counting n-grams that two texts share, without a hash map of strings.
+//!
+//! Tokens become small ids, and an n-gram becomes the pair (id of its first n-1 tokens, id of its last token), which is
+//! a `u64` key of an open-addressing table. Both tables are emptied by raising a stamp, so one set of buffers serves
+//! all samples that a thread scores.
+
+/// Gives equal byte strings equal ids, counted from 0 in order of first appearance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interner {
+    slots: Vec<WordSlot>,
+    arena: Vec<u8>,
+    used: usize,
+    stamp: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct WordSlot {
+    hash: u64,
+    start: usize,
+    end: usize,
+    id: u32,
+    stamp: u32,
+}
+
+impl Interner {
+    /// Forgets all words, keeping the buffers.
+    pub(crate) fn clear(&mut self) {
+        self.arena.clear();
+        self.used = 0;
+        self.stamp = self.stamp.wrapping_add(1);
+        if self.stamp == 0 {
+            self.slots.fill(WordSlot::default());
+            self.stamp = 1;
+        }
+    }
+
+    /// Number of different words since [`clear`](Self::clear).
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn id(&mut self, word: &[u8]) -> u32 {
+        if self.stamp == 0 {
+            self.stamp = 1;
+        }
+        if self.slots.len() < 2 * (self.used + 1) {
+            self.grow();
+        }
+        let hash = hash_bytes(word);
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot.stamp != self.stamp {
+                break;
+            }
+            if slot.hash == hash && &self.arena[slot.start..slot.end] == word {
+                return slot.id;
+            }
+            at = (at + 1) & mask;
+        }
+        let id = self.used as u32;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(word);
+        self.slots[at] = WordSlot { hash, start, end: self.arena.len(), id, stamp: self.stamp };
+        self.used += 1;
+        id
+    }
+
+    fn grow(&mut self) {
+        let old = std::mem::take(&mut self.slots);
+        let size = (2 * old.len()).max(256);
+        self.slots = vec![WordSlot::default(); size];
+        for slot in old.into_iter().filter(|slot| slot.stamp == self.stamp) {
+            let mut at = slot.hash as usize & (size - 1);
+            while self.slots[at].stamp == self.stamp {
+                at = (at + 1) & (size - 1);
+            }
+            self.slots[at] = slot;
+        }
+    }
+}
+
+/// Multiply-and-fold over eight bytes at a time. The words come from the texts being compared: a text built to collide
+/// slows down its own scoring only, and equality is always decided on the bytes.
+fn hash_bytes(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.len() as u64;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        hash = fold(hash ^ u64::from_le_bytes(word));
+    }
+    let mut last = [0; 8];
+    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    fold(hash ^ u64::from_le_bytes(last))
+}
+
+fn fold(x: u64) -> u64 {
+    // The constant is the golden ratio in 64 bits; the two halves of the product mix high and low bits.
+    let product = u128::from(x ^ 0x51_7c_c1_b7_27_22_0a_95) * 0x9e37_79b9_7f4a_7c15_u128;
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+/// Ids for keys of 64 bits.
+#[derive(Clone, Debug, Default)]
+struct KeyTable {
+    slots: Vec<KeySlot>,
+    used: usize,
+    stamp: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct KeySlot {
+    key: u64,
+    id: u32,
+    stamp: u32,
+}
+
+impl KeyTable {
+    /// Forgets all keys and makes room for `keys` new ones.
+    fn reset(&mut self, keys: usize) {
+        let size = (2 * keys + 2).next_power_of_two();
+        self.used = 0;
+        self.stamp = self.stamp.wrapping_add(1);
+        if self.slots.len() < size || self.stamp == 0 {
+            self.slots.clear();
+            self.slots.resize(size, KeySlot::default());
+            self.stamp = 1;
+        }
+    }
+
+    fn find(&self, key: u64) -> Result<u32, usize> {
+        let mask = self.slots.len() - 1;
+        let mut at = fold(key) as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot.stamp != self.stamp {
+                return Err(at);
+            }
+            if slot.key == key {
+                return Ok(slot.id);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn insert(&mut self, key: u64) -> u32 {
+        match self.find(key) {
+            Ok(id) => id,
+            Err(at) => {
+                let id = self.used as u32;
+                self.slots[at] = KeySlot { key, id, stamp: self.stamp };
+                self.used += 1;
+                id
+            }
+        }
+    }
+}
+
+/// Stands for an n-gram that occurs in no reference.
+const ABSENT: u32 = u32::MAX;
+
+/// Buffers for [`clipped_matches`](Overlap::clipped_matches).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overlap {
+    keys: KeyTable,
+    hypothesis: Vec<u32>,
+    references: Vec<Vec<u32>>,
+    most: Vec<u32>,
+    here: Vec<u32>,
+}
+
+impl Overlap {
+    /// For each order n from 1 to `matches.len()`: how many n-grams of `hypothesis` occur in the references, each
+    /// counted at most as often as in the reference that has it most often.
+    pub(crate) fn clipped_matches(&mut self, references: &[&[u32]], hypothesis: &[u32], matches: &mut [u64]) {
+        let total: usize = references.iter().map(|r| r.len()).sum();
+        self.references.resize(references.len(), Vec::new());
+        for order in 1..=matches.len() {
+            self.keys.reset(total);
+            self.most.clear();
+            for (tokens, grams) in references.iter().zip(&mut self.references) {
+                extend_grams(order, tokens, grams, |key| Some(self.keys.insert(key)));
+                self.most.resize(self.keys.used, 0);
+                if references.len() == 1 {
+                    grams.iter().for_each(|&gram| self.most[gram as usize] += 1);
+                } else {
+                    self.here.clear();
+                    self.here.resize(self.keys.used, 0);
+                    grams.iter().for_each(|&gram| self.here[gram as usize] += 1);
+                    self.most.iter_mut().zip(&self.here).for_each(|(most, &here)| *most = (*most).max(here));
+                }
+            }
+            extend_grams(order, hypothesis, &mut self.hypothesis, |key| self.keys.find(key).ok());
+            let mut matched = 0;
+            for &gram in &self.hypothesis {
+                if let Some(left) = self.most.get_mut(gram as usize).filter(|left| **left > 0) {
+                    *left -= 1;
+                    matched += 1;
+                }
+            }
+            matches[order - 1] = matched;
+        }
+    }
+}
+
+/// Turns the ids of (n-1)-grams at every position into ids of n-grams; for n = 1 starts from the tokens.
+fn extend_grams(
+    order: usize,
+    tokens: &[u32],
+    grams: &mut Vec<u32>,
+    mut id_of: impl FnMut(u64) -> Option<u32>,
+) {
+    if order == 1 {
+        grams.clear();
+        grams.extend(tokens.iter().map(|&token| id_of(u64::from(token)).unwrap_or(ABSENT)));
+        return;
+    }
+    grams.truncate((tokens.len() + 1).saturating_sub(order));
+    for (gram, &last) in grams.iter_mut().zip(tokens.iter().skip(order - 1)) {
+        if *gram != ABSENT {
+            *gram = id_of(u64::from(*gram) << 32 | u64::from(last)).unwrap_or(ABSENT);
+        }
+    }
+}
+
+/// How many n-grams a text of `tokens` tokens has.
+pub(crate) fn gram_count(tokens: usize, order: usize) -> u64 {
+    (tokens + 1).saturating_sub(order) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, with maps.
+    fn by_definition(references: &[Vec<u32>], hypothesis: &[u32], order: usize) -> u64 {
+        fn count(tokens: &[u32], order: usize) -> HashMap<&[u32], u64> {
+            let mut counts = HashMap::new();
+            tokens.windows(order).for_each(|gram| *counts.entry(gram).or_default() += 1);
+            counts
+        }
+        let references: Vec<_> = references.iter().map(|r| count(r, order)).collect();
+        count(hypothesis, order)
+            .into_iter()
+            .map(|(gram, n)| n.min(references.iter().filter_map(|r| r.get(gram)).copied().max().unwrap_or(0)))
+            .sum()
+    }
+
+    proptest! {
+        #[test]
+        fn tables_count_what_maps_count(
+            references in prop::collection::vec(prop::collection::vec(0_u32..5, 0..30), 1..4),
+            hypotheses in prop::collection::vec(prop::collection::vec(0_u32..6, 0..30), 1..4),
+        ) {
+            let mut overlap = Overlap::default();
+            for hypothesis in &hypotheses {
+                let mut matches = [0; 5];
+                let slices: Vec<&[u32]> = references.iter().map(Vec::as_slice).collect();
+                overlap.clipped_matches(&slices, hypothesis, &mut matches);
+                for (order, &found) in (1..).zip(&matches) {
+                    prop_assert_eq!(found, by_definition(&references, hypothesis, order));
+                }
+            }
+        }
+
+        #[test]
+        fn words_get_equal_ids_exactly_if_equal(words in prop::collection::vec("[ab]{0,12}", 0..400)) {
+            let mut interner = Interner::default();
+            for _ in 0..2 {
+                interner.clear();
+                let mut expected: HashMap<&str, u32> = HashMap::new();
+                for word in &words {
+                    let next = expected.len() as u32;
+                    let id = *expected.entry(word).or_insert(next);
+                    prop_assert_eq!(interner.id(word.as_bytes()), id);
+                }
+                prop_assert_eq!(interner.len(), expected.len());
+            }
+        }
+    }
+}

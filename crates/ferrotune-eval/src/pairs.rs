@@ -1,0 +1,208 @@
+//! Predictions with their references, and the file they come in.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use crate::{Error, LineProblem, Result};
+
+/// What a model said, and what it should have said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// Unique among the pairs; results are keyed by it.
+    pub id: String,
+    /// What the model was asked, where it is known.
+    pub instruction: Option<String>,
+    /// The model's answer; may be empty.
+    pub prediction: String,
+    /// At least one acceptable answer.
+    pub references: Vec<String>,
+}
+
+impl Pair {
+    /// A pair with one reference and no instruction.
+    pub fn new(id: impl Into<String>, prediction: impl Into<String>, reference: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            instruction: None,
+            prediction: prediction.into(),
+            references: vec![reference.into()],
+        }
+    }
+}
+
+/// What happens to a record or a sample that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The first one ends the work with an error.
+    #[default]
+    Error,
+    /// It is left out, counted, and reported.
+    Skip,
+}
+
+/// A line that was left out of a [`PairFile`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Line number, counted from 1.
+    pub line: usize,
+    /// Why.
+    pub problem: LineProblem,
+}
+
+/// The contents of a pairs file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PairFile {
+    /// The usable pairs in file order.
+    pub pairs: Vec<Pair>,
+    /// The lines left out; always empty under [`OnFailure::Error`].
+    pub rejected: Vec<Rejection>,
+}
+
+/// Reads a JSONL file of `{"id", "instruction"?, "prediction", "reference"}` or, with several acceptable answers,
+/// `"references": […]` instead of `"reference"`.
+///
+/// `id` is a string or an integer; the integer 7 and the string "7" are the same id. Other fields are ignored, blank
+/// lines too.
+///
+/// # Errors
+/// [`Error::Read`]; [`Error::NoRecords`] for a file without records; under [`OnFailure::Error`] the first bad line as
+/// [`Error::Line`], with file and line number.
+///
+/// ```
+/// use ferrotune_eval::{OnFailure, read_pairs};
+/// let path = std::env::temp_dir().join(format!("pairs-{}.jsonl", std::process::id()));
+/// std::fs::write(&path, r#"{"id": 1, "prediction": "Paris", "references": ["Paris", "paris"]}"#)?;
+/// let file = read_pairs(&path, OnFailure::Error)?;
+/// assert_eq!(file.pairs[0].references.len(), 2);
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
+    let mut file = PairFile::default();
+    let mut first_use: HashMap<String, usize> = HashMap::new();
+    for_each_line(path, |line, text| {
+        let outcome = parse_pair(text).and_then(|pair| match first_use.get(&pair.id) {
+            Some(&first_line) => Err(LineProblem::DuplicateId { id: pair.id, first_line }),
+            None => Ok(pair),
+        });
+        match outcome {
+            Ok(pair) => {
+                first_use.insert(pair.id.clone(), line);
+                file.pairs.push(pair);
+            }
+            Err(problem) if on_failure == OnFailure::Skip => file.rejected.push(Rejection { line, problem }),
+            Err(problem) => return Err(Error::Line { path: path.to_owned(), line, problem }),
+        }
+        Ok(())
+    })?;
+    if file.pairs.is_empty() && file.rejected.is_empty() {
+        return Err(Error::NoRecords { path: path.to_owned() });
+    }
+    Ok(file)
+}
+
+/// Calls `with` for every line that is not blank, with its number counted from 1; a byte order mark is dropped.
+pub(crate) fn for_each_line(path: &Path, mut with: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+    let failed = |source| Error::Read { path: PathBuf::from(path), source };
+    for (index, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
+        let line = line.map_err(failed)?;
+        let text = if index == 0 { line.trim_start_matches('\u{feff}') } else { &line };
+        if !text.trim().is_empty() {
+            with(index + 1, text)?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_pair(text: &str) -> Result<Pair, LineProblem> {
+    let value = parse_json(text)?;
+    let Value::Object(record) = value else {
+        return Err(LineProblem::WrongType {
+            field: "the record".to_owned(),
+            found: type_name(&value),
+            expected: "an object",
+        });
+    };
+    let references = match (present(&record, "reference"), present(&record, "references")) {
+        (Some(_), Some(_)) => return Err(LineProblem::BothReferenceFields),
+        (None, None) => return Err(LineProblem::MissingField { field: "reference" }),
+        (Some(one), None) => vec![string(one, "reference")?],
+        (None, Some(Value::Array(many))) => {
+            many.iter().enumerate().map(|(i, r)| string(r, &format!("references[{i}]"))).collect::<Result<_, _>>()?
+        }
+        (None, Some(other)) => {
+            return Err(LineProblem::WrongType {
+                field: "references".to_owned(),
+                found: type_name(other),
+                expected: "a list of strings",
+            });
+        }
+    };
+    check_references(&references)?;
+    Ok(Pair {
+        id: id(&record)?,
+        instruction: present(&record, "instruction").map(|v| string(v, "instruction")).transpose()?,
+        prediction: string(
+            record.get("prediction").ok_or(LineProblem::MissingField { field: "prediction" })?,
+            "prediction",
+        )?,
+        references,
+    })
+}
+
+pub(crate) fn check_references(references: &[String]) -> Result<(), LineProblem> {
+    if references.is_empty() {
+        return Err(LineProblem::NoReferences);
+    }
+    match references.iter().position(|reference| reference.trim().is_empty()) {
+        Some(index) => Err(LineProblem::EmptyReference { index }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn parse_json(text: &str) -> Result<Value, LineProblem> {
+    serde_json::from_str(text).map_err(|error| LineProblem::NotJson { detail: error.to_string() })
+}
+
+fn present<'r>(record: &'r Map<String, Value>, field: &str) -> Option<&'r Value> {
+    record.get(field).filter(|value| !value.is_null())
+}
+
+fn id(record: &Map<String, Value>) -> Result<String, LineProblem> {
+    match record.get("id") {
+        None => Err(LineProblem::MissingField { field: "id" }),
+        Some(Value::String(id)) => Ok(id.clone()),
+        Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
+        Some(other) => Err(LineProblem::WrongType {
+            field: "id".to_owned(),
+            found: type_name(other),
+            expected: "a string or an integer",
+        }),
+    }
+}
+
+fn string(value: &Value, field: &str) -> Result<String, LineProblem> {
+    value.as_str().map(str::to_owned).ok_or_else(|| LineProblem::WrongType {
+        field: field.to_owned(),
+        found: type_name(value),
+        expected: "a string",
+    })
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a fractional number",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

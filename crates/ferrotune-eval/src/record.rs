@@ -1,0 +1,201 @@
+//! The result record: one metric, everything needed to know what the number means.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Evidence, Measurement, Result, statistics::Bootstrap};
+
+/// The version of this crate, which every record carries: metrics change only with it.
+pub const IMPLEMENTATION_VERSION: &str = concat!("ferrotune-eval ", env!("CARGO_PKG_VERSION"));
+
+/// What was evaluated, on what and under which settings; the same for all metrics of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Names the run among others.
+    pub run_id: String,
+    /// The model; `None` when scoring a file of predictions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    /// Hash of the tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_sha: Option<String>,
+    /// The data.
+    pub dataset: Dataset,
+    /// Hash of the prompt template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_sha: Option<String>,
+    /// Seeds everything random in the run.
+    pub seed: u64,
+}
+
+/// The model that answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Hash of the base weights.
+    pub base_sha: String,
+    /// Hash of the adapter, if one was on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_sha: Option<String>,
+    /// The arithmetic, such as `bf16` or `nf4`.
+    pub dtype: String,
+}
+
+/// The data that was scored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// What the file is called; not a path of this machine.
+    pub path_name: String,
+    /// Hash of its bytes.
+    pub sha256: String,
+    /// Number of records used.
+    pub n_rows: usize,
+}
+
+/// Who judged, for judged metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JudgeInfo {
+    /// The judge's name and date or hash.
+    pub name: String,
+    /// Temperature and the like.
+    pub params: Map<String, Value>,
+    /// Hash of the prompt template.
+    pub prompt_sha: String,
+}
+
+/// The result of one metric.
+///
+/// Exactly one of `value` and `not_measured` is present: a metric that could not be measured says why, and never
+/// carries a number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was evaluated.
+    #[serde(flatten)]
+    pub run: Run,
+    /// The metric's name.
+    pub metric: String,
+    /// Which of its definitions.
+    pub variant: String,
+    /// What computed it, see [`IMPLEMENTATION_VERSION`].
+    pub implementation_version: String,
+    /// Settings that change the value.
+    pub params: Map<String, Value>,
+    /// Who judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeInfo>,
+    /// Samples there are.
+    pub n_total: usize,
+    /// Samples the value is over.
+    pub n_scored: usize,
+    /// Samples that were left out of the value.
+    pub n_failed: usize,
+    /// The value; an infinite one is written as the string `"inf"`, since JSON has no other way.
+    #[serde(default, with = "extended", skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// Why there is no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_measured: Option<String>,
+    /// Standard error of the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
+    /// 95 % interval of the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95: Option<[f64; 2]>,
+    /// How standard error and interval were made, or why there are none.
+    pub ci_method: String,
+    /// Wall-clock seconds that scoring took.
+    pub wall_s: f64,
+    /// Tokens read by a model or judge for this metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_in: Option<u64>,
+    /// Tokens written by a model or judge for this metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_out: Option<u64>,
+}
+
+impl Record {
+    /// The record of a measurement, with its bootstrap interval.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) if the bootstrap's settings are out of range.
+    pub fn new(run: &Run, measurement: &Measurement, bootstrap: &Bootstrap, wall_s: f64) -> Result<Self> {
+        let bootstrap = Bootstrap { confidence: 0.95, ..*bootstrap };
+        let n_total = measurement.samples.len();
+        let n_scored = measurement.scored();
+        let mut record = Self {
+            run: run.clone(),
+            metric: measurement.metric.clone(),
+            variant: measurement.variant.clone(),
+            implementation_version: IMPLEMENTATION_VERSION.to_owned(),
+            params: measurement.params.clone(),
+            judge: None,
+            n_total,
+            n_scored,
+            n_failed: n_total - n_scored,
+            value: None,
+            not_measured: None,
+            stderr: None,
+            ci95: None,
+            ci_method: "none".to_owned(),
+            wall_s,
+            tokens_in: None,
+            tokens_out: None,
+        };
+        match &measurement.evidence {
+            Evidence::NotMeasured { reason } => record.not_measured = Some(reason.clone()),
+            Evidence::Measured(tally) => {
+                let value = tally.value();
+                if value.is_nan() {
+                    record.not_measured = Some("the value is not a number".to_owned());
+                    return Ok(record);
+                }
+                record.value = Some(value);
+                match bootstrap.interval(tally)? {
+                    Some(interval) => {
+                        record.stderr = Some(interval.stderr);
+                        record.ci95 = Some([interval.low, interval.high]);
+                        record.ci_method = interval.method;
+                    }
+                    None if tally.len() < 2 => record.ci_method = "none: a single sample has no interval".to_owned(),
+                    None => record.ci_method = "none: the value of a resample is not finite".to_owned(),
+                }
+            }
+        }
+        Ok(record)
+    }
+}
+
+/// Floating-point numbers in JSON, with infinities as strings.
+mod extended {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Extended {
+        Number(f64),
+        Word(String),
+    }
+
+    #[allow(clippy::ref_option, reason = "serde prescribes the signature")]
+    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            None => serializer.serialize_none(),
+            Some(x) if x.is_finite() => serializer.serialize_f64(*x),
+            Some(x) if x.is_sign_positive() => serializer.serialize_str("inf"),
+            Some(_) => serializer.serialize_str("-inf"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        Ok(match Option::<Extended>::deserialize(deserializer)? {
+            None => None,
+            Some(Extended::Number(x)) => Some(x),
+            Some(Extended::Word(word)) => match word.as_str() {
+                "inf" => Some(f64::INFINITY),
+                "-inf" => Some(f64::NEG_INFINITY),
+                other => {
+                    return Err(D::Error::custom(format!("value is `{other}`, expected a number, `inf` or `-inf`")));
+                }
+            },
+        })
+    }
+}

@@ -1,0 +1,122 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use ferrotune_core::Embedder;
+
+use crate::{
+    Error, Metric, Result, Unavailable,
+    bleu::{Bleu, BleuConfig},
+    exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
+    rouge::{Rouge, RougeKind, Stemming},
+    similarity::SemanticSimilarity,
+};
+
+/// Metrics by name. A value that callers own and extend; there is no global one.
+///
+/// ```
+/// use ferrotune_eval::Registry;
+/// let registry = Registry::with_text_metrics()?;
+/// let metrics = registry.resolve("bleu,rouge,exact_match")?;
+/// assert_eq!(metrics[1].outputs(), ["rouge1", "rouge2", "rougeL", "rougeLsum"]);
+/// assert!(registry.resolve("blue").unwrap_err().to_string().contains("expected one of: bleu"));
+/// # Ok::<(), ferrotune_eval::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    metrics: BTreeMap<String, Arc<dyn Metric>>,
+}
+
+impl Registry {
+    /// A registry without metrics.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All metrics over texts that this crate has, with the references' default settings: `bleu`; `rouge` for the four
+    /// usual kinds, `rouge1` to `rouge9`, `rougeL`, `rougeLsum`, all without a stemmer; `exact_match`, `squad_em`,
+    /// `token_f1`. `semantic_similarity` is known, and reported as not measured until an encoder is given.
+    ///
+    /// # Errors
+    /// None with the settings used here; the constructors' errors are passed on.
+    pub fn with_text_metrics() -> Result<Self> {
+        let mut registry = Self::new();
+        registry.insert("bleu", Bleu::new(BleuConfig::default())?)?;
+        let rouge = |kinds| Rouge::new(kinds, Stemming::None);
+        registry.insert(
+            "rouge",
+            rouge(vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum])?,
+        )?;
+        let kinds = (1..=9).map(RougeKind::N).chain([RougeKind::L, RougeKind::Lsum]);
+        for kind in kinds {
+            registry.insert(kind.to_string(), rouge(vec![kind])?)?;
+        }
+        registry.insert("exact_match", RawExactMatch::default())?;
+        registry.insert("squad_em", SquadExactMatch::default())?;
+        registry.insert("token_f1", TokenF1::default())?;
+        registry.insert(
+            "semantic_similarity",
+            Unavailable {
+                metric: "semantic_similarity".to_owned(),
+                reason: "no sentence encoder was given".to_owned(),
+            },
+        )?;
+        Ok(registry)
+    }
+
+    /// The same registry with `semantic_similarity` over this encoder.
+    #[must_use]
+    pub fn with_encoder(mut self, encoder: Arc<dyn Embedder>) -> Self {
+        self.replace("semantic_similarity", SemanticSimilarity::new(encoder));
+        self
+    }
+
+    /// Adds a metric under a new name.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateMetric`] if the name is taken; to change a metric's settings use [`replace`](Self::replace).
+    pub fn insert(&mut self, name: impl Into<String>, metric: impl Metric + 'static) -> Result<()> {
+        let name = name.into();
+        if self.metrics.contains_key(&name) {
+            return Err(Error::DuplicateMetric { name });
+        }
+        self.metrics.insert(name, Arc::new(metric));
+        Ok(())
+    }
+
+    /// Puts a metric under a name, whether it is taken or not.
+    pub fn replace(&mut self, name: impl Into<String>, metric: impl Metric + 'static) {
+        self.metrics.insert(name.into(), Arc::new(metric));
+    }
+
+    /// The names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.metrics.keys().map(String::as_str)
+    }
+
+    /// The metrics of a list of names separated by commas, in the order of the list. A metric whose measurements
+    /// another one in the list reports as well is left out, so nothing is reported twice.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMetric`] with the names there are; [`Error::NoMetric`] for a list without names.
+    pub fn resolve(&self, list: &str) -> Result<Vec<Arc<dyn Metric>>> {
+        let known = || self.names().map(str::to_owned).collect();
+        let mut chosen: Vec<Arc<dyn Metric>> = Vec::new();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match self.metrics.get(name) {
+                Some(metric) => chosen.push(Arc::clone(metric)),
+                None => return Err(Error::UnknownMetric { name: name.to_owned(), known: known() }),
+            }
+        }
+        if chosen.is_empty() {
+            return Err(Error::NoMetric { known: known() });
+        }
+        let outputs: Vec<Vec<String>> = chosen.iter().map(|metric| metric.outputs()).collect();
+        let covered = |i: usize| {
+            (0..outputs.len()).any(|j| {
+                let larger = outputs[j].len() > outputs[i].len() || (outputs[j].len() == outputs[i].len() && j < i);
+                larger && outputs[i].iter().all(|output| outputs[j].contains(output))
+            })
+        };
+        Ok((0..chosen.len()).filter(|&i| !covered(i)).map(|i| Arc::clone(&chosen[i])).collect())
+    }
+}

@@ -1,0 +1,227 @@
+//! The per-sample file: one JSON line per sample and metric, from which everything can be scored again.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufWriter, Write as _},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Failure, LineProblem, Measurement, Pair, Result, SampleScore,
+    pairs::{check_references, for_each_line, parse_json},
+};
+
+/// One line of a per-sample file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    /// The sample's id.
+    pub id: String,
+    /// The metric that scored it.
+    pub metric: String,
+    /// What the model was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The acceptable answers.
+    pub reference: Vec<String>,
+    /// What the model said.
+    pub prediction: String,
+    /// The answer cut out of the prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extracted: Option<String>,
+    /// The score, or why there is none.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What the judge wrote, word for word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_judge: Option<String>,
+    /// Milliseconds the answer or the judgment took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// How often a judge or a model was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+}
+
+/// Either a `score` or a `failure`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The sample's score.
+    Score(f64),
+    /// Why it has none.
+    Failure(Failure),
+}
+
+impl Outcome {
+    fn of(score: &Result<f64, Failure>) -> Self {
+        match score {
+            // JSON has no infinity; a sample's perplexity can overflow while its log-likelihood is fine.
+            Ok(score) if !score.is_finite() => Self::Failure(Failure {
+                kind: crate::FailureKind::NotFinite,
+                detail: format!("the score is {score}"),
+            }),
+            Ok(score) => Self::Score(*score),
+            Err(failure) => Self::Failure(failure.clone()),
+        }
+    }
+}
+
+/// Whether a file that is there already may be replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It is left alone, and writing fails.
+    #[default]
+    Refuse,
+    /// It is replaced once the new one is complete.
+    Replace,
+}
+
+/// The lines of measurements of the same pairs: for each measurement one line per pair, in order.
+///
+/// # Errors
+/// [`Error::LengthMismatch`] if a measurement is not of these pairs.
+pub fn sample_lines(pairs: &[Pair], measurements: &[Measurement]) -> Result<Vec<SampleLine>> {
+    let mut lines = Vec::with_capacity(pairs.len() * measurements.len());
+    for measurement in measurements {
+        let same = measurement.samples.len() == pairs.len()
+            && pairs.iter().zip(&measurement.samples).all(|(pair, sample)| pair.id == sample.id);
+        if !same {
+            return Err(Error::LengthMismatch {
+                what: "samples of a measurement and pairs, compared by id",
+                left: measurement.samples.len(),
+                right: pairs.len(),
+            });
+        }
+        for (pair, sample) in pairs.iter().zip(&measurement.samples) {
+            lines.push(SampleLine {
+                id: pair.id.clone(),
+                metric: measurement.metric.clone(),
+                input: pair.instruction.clone(),
+                reference: pair.references.clone(),
+                prediction: pair.prediction.clone(),
+                extracted: sample.extracted.clone(),
+                outcome: Outcome::of(&sample.score),
+                raw_judge: None,
+                latency_ms: None,
+                attempts: None,
+            });
+        }
+    }
+    Ok(lines)
+}
+
+/// Writes a per-sample file. It appears under its name only when it is complete.
+///
+/// # Errors
+/// [`Error::Exists`] under [`Existing::Refuse`]; [`Error::Write`].
+pub fn write_samples(path: &Path, lines: &[SampleLine], existing: Existing) -> Result<()> {
+    if existing == Existing::Refuse && path.exists() {
+        return Err(Error::Exists { path: path.to_owned() });
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(partial)?);
+        for line in lines {
+            serde_json::to_writer(&mut file, line)?;
+            file.write_all(b"\n")?;
+        }
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(partial, path)
+    };
+    write().map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+/// Reads a per-sample file.
+///
+/// # Errors
+/// [`Error::Read`], [`Error::NoRecords`], and [`Error::Line`] for a line that is no [`SampleLine`].
+pub fn read_samples(path: &Path) -> Result<Vec<SampleLine>> {
+    let mut lines = Vec::new();
+    for_each_line(path, |line, text| {
+        let parsed = parse_json(text).and_then(|value| {
+            serde_json::from_value(value).map_err(|error| LineProblem::NotJson { detail: error.to_string() })
+        });
+        lines.push(parsed.map_err(|problem| Error::Line { path: path.to_owned(), line, problem })?);
+        Ok(())
+    })?;
+    if lines.is_empty() {
+        return Err(Error::NoRecords { path: path.to_owned() });
+    }
+    Ok(lines)
+}
+
+/// The pairs of a per-sample file, each id once, in order of first appearance: what metrics need to score again without
+/// a model.
+///
+/// # Errors
+/// As [`read_samples`]; [`Error::Line`] if two lines of one id have different texts, or a reference is empty.
+///
+/// ```
+/// use ferrotune_eval::*;
+/// let folder = std::env::temp_dir().join(format!("samples-{}", std::process::id()));
+/// std::fs::create_dir_all(&folder)?;
+/// let pairs = [Pair::new("1", "Paris", "Paris")];
+/// let metrics = Registry::with_text_metrics()?.resolve("exact_match")?;
+/// let measurements = metrics[0].measure(&pairs)?;
+/// let path = folder.join("samples.jsonl");
+/// write_samples(&path, &sample_lines(&pairs, &measurements)?, Existing::Replace)?;
+/// assert_eq!(rescorable_pairs(&path)?, pairs);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn rescorable_pairs(path: &Path) -> Result<Vec<Pair>> {
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut seen: HashMap<String, (usize, usize)> = HashMap::new();
+    for (index, line) in read_samples(path)?.into_iter().enumerate() {
+        let number = index + 1;
+        let wrong = |problem| Error::Line { path: path.to_owned(), line: number, problem };
+        check_references(&line.reference).map_err(wrong)?;
+        let pair = Pair {
+            id: line.id,
+            instruction: line.input,
+            prediction: line.prediction,
+            references: line.reference,
+        };
+        match seen.get(&pair.id) {
+            Some(&(at, first_line)) => {
+                let field = match &pairs[at] {
+                    known if known.prediction != pair.prediction => Some("prediction"),
+                    known if known.references != pair.references => Some("reference"),
+                    _ => None,
+                };
+                if let Some(field) = field {
+                    return Err(wrong(LineProblem::Disagreement { id: pair.id, field, first_line }));
+                }
+            }
+            None => {
+                seen.insert(pair.id.clone(), (pairs.len(), number));
+                pairs.push(pair);
+            }
+        }
+    }
+    Ok(pairs)
+}
+
+/// The measurement that the lines of one metric amount to, as a mean of their scores: for metrics whose value is that
+/// mean. Corpus metrics such as BLEU are scored again from [`rescorable_pairs`].
+#[must_use]
+pub fn mean_of_lines(metric: &str, variant: &str, lines: &[SampleLine]) -> Measurement {
+    let samples = lines
+        .iter()
+        .filter(|line| line.metric == metric)
+        .map(|line| SampleScore {
+            id: line.id.clone(),
+            extracted: line.extracted.clone(),
+            score: match &line.outcome {
+                Outcome::Score(score) => Ok(*score),
+                Outcome::Failure(failure) => Err(failure.clone()),
+            },
+        })
+        .collect();
+    Measurement::of_mean(metric, variant, samples)
+}

@@ -1,0 +1,129 @@
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, Tally};
+
+/// The percentile bootstrap: samples are drawn with replacement, as many as there are, and the metric is computed from
+/// each draw.
+///
+/// What is resampled are the rows of a [`Tally`], that is questions, not tokens or repeats of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// How many draws, at least 1.
+    pub resamples: usize,
+    /// Seeds the draws.
+    pub seed: u64,
+    /// The share of draws inside the interval, between 0 and 1.
+    pub confidence: f64,
+}
+
+impl Default for Bootstrap {
+    /// 1000 draws, seed 0, 95 %.
+    fn default() -> Self {
+        Self { resamples: 1000, seed: 0, confidence: 0.95 }
+    }
+}
+
+/// An interval for a metric's value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Standard deviation of the value over the draws (n - 1 in the denominator).
+    pub stderr: f64,
+    /// How it was made, in words for the record.
+    pub method: String,
+}
+
+impl Bootstrap {
+    /// The interval of a metric's value; `None` for fewer than two samples, or if a draw gives no finite value.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for no resamples or a confidence outside 0 to 1.
+    ///
+    /// ```
+    /// use ferrotune_eval::{Tally, statistics::Bootstrap};
+    /// let tally = Tally::mean_of(&[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0]);
+    /// let interval = Bootstrap::default().interval(&tally)?.unwrap();
+    /// assert!(interval.low < 0.6 && 0.6 < interval.high);
+    /// # Ok::<(), ferrotune_eval::Error>(())
+    /// ```
+    pub fn interval(&self, tally: &Tally) -> Result<Option<Interval>> {
+        self.check()?;
+        if tally.len() < 2 {
+            return Ok(None);
+        }
+        let mut values = self.draws(tally.len(), |indices| tally.value_of(indices));
+        if values.iter().any(|value| !value.is_finite()) {
+            return Ok(None);
+        }
+        let stderr = standard_deviation(&values);
+        values.sort_unstable_by(f64::total_cmp);
+        let tail = (1.0 - self.confidence) / 2.0;
+        Ok(Some(Interval {
+            low: percentile(&values, tail),
+            high: percentile(&values, 1.0 - tail),
+            stderr,
+            method: self.describe(),
+        }))
+    }
+
+    /// What `of` gives for every draw of `n` out of `n` indices, in order of the draws.
+    pub(crate) fn draws<T: Send>(&self, n: usize, of: impl Fn(&[usize]) -> T + Sync) -> Vec<T> {
+        (0..self.resamples)
+            .into_par_iter()
+            .map_init(Vec::new, |indices, draw| {
+                let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+                random.set_stream(draw as u64);
+                indices.clear();
+                indices.extend((0..n).map(|_| random.random_range(0..n)));
+                of(indices)
+            })
+            .collect()
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.resamples == 0 {
+            return Err(Error::Setting {
+                option: "resamples",
+                found: "0".to_owned(),
+                expected: "at least 1",
+            });
+        }
+        if !(self.confidence > 0.0 && self.confidence < 1.0) {
+            return Err(Error::Setting {
+                option: "confidence",
+                found: self.confidence.to_string(),
+                expected: "a number between 0 and 1",
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!("percentile bootstrap over samples, {} resamples, chacha8 seed {}", self.resamples, self.seed)
+    }
+}
+
+/// The value below which a share of sorted values lies, interpolated linearly between neighbours as numpy does by
+/// default. `sorted` must be ascending and not empty (an empty slice gives NaN); `share` is clamped to 0..=1.
+#[must_use]
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share.clamp(0.0, 1.0) * last as f64;
+    let low = at.floor() as usize;
+    let high = (low + 1).min(last);
+    sorted[low] + (sorted[high] - sorted[low]) * (at - low as f64)
+}
+
+pub(super) fn standard_deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() }
+}

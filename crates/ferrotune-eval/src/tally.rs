@@ -1,0 +1,91 @@
+use std::{fmt, sync::Arc};
+
+use ndarray::Array2;
+
+type Finish = dyn Fn(&[f64]) -> f64 + Send + Sync;
+
+/// The per-sample statistics of a metric, and how their column sums become its value.
+///
+/// Every aggregate of this crate has this form. A mean sums `(score, 1)` and divides; corpus BLEU sums n-gram counts
+/// and lengths; a token-weighted perplexity sums `(negative log-likelihood, tokens)`. So one bootstrap and one paired
+/// test serve them all, each resampling what the metric really aggregates and not the mean of something else.
+///
+/// ```
+/// use ferrotune_eval::Tally;
+/// let tally = Tally::mean_of(&[1.0, 0.0, 0.5]);
+/// assert_eq!(tally.value(), 0.5);
+/// assert_eq!(tally.value_of(&[0, 0, 2]), 2.5 / 3.0);
+/// ```
+#[derive(Clone)]
+pub struct Tally {
+    rows: Array2<f64>, // [samples, statistics]
+    finish: Arc<Finish>,
+}
+
+impl Tally {
+    /// One row per sample; `finish` gets the column sums.
+    ///
+    /// *Shapes*: `rows` is `[samples, statistics]`.
+    pub fn new(rows: Array2<f64>, finish: impl Fn(&[f64]) -> f64 + Send + Sync + 'static) -> Self {
+        Self { rows, finish: Arc::new(finish) }
+    }
+
+    /// The arithmetic mean of scores, summed in order.
+    #[must_use]
+    pub fn mean_of(scores: &[f64]) -> Self {
+        let rows = Array2::from_shape_fn((scores.len(), 2), |(i, j)| if j == 0 { scores[i] } else { 1.0 });
+        Self::new(rows, |sums| sums[0] / sums[1])
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.nrows()
+    }
+
+    /// Whether there are no samples.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The metric's value over all samples.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        self.sum_over(0..self.len(), |sums| (self.finish)(sums))
+    }
+
+    /// The metric's value over the samples with these indices; an index may occur several times.
+    #[must_use]
+    pub fn value_of(&self, indices: &[usize]) -> f64 {
+        self.sum_over(indices.iter().copied(), |sums| (self.finish)(sums))
+    }
+
+    /// The statistics, `[samples, statistics]`.
+    #[must_use]
+    pub fn rows(&self) -> &Array2<f64> {
+        &self.rows
+    }
+
+    /// The value that given column sums stand for.
+    #[must_use]
+    pub fn finish(&self, sums: &[f64]) -> f64 {
+        (self.finish)(sums)
+    }
+
+    fn sum_over<T>(&self, indices: impl Iterator<Item = usize>, then: impl FnOnce(&[f64]) -> T) -> T {
+        let mut sums = vec![0.0; self.rows.ncols()];
+        for index in indices {
+            for (sum, x) in sums.iter_mut().zip(self.rows.row(index)) {
+                *sum += x;
+            }
+        }
+        then(&sums)
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}

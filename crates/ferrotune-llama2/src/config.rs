@@ -1,0 +1,180 @@
+//! `config.json` of LLaMA and Mistral checkpoints.
+
+use ferrotune_nn::{
+    Result, Role, WeightSpec,
+    blocks::{AttentionConfig, RopeConfig},
+    config::ConfigFile,
+};
+use serde_json::json;
+
+/// Which of the two families a configuration describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `model_type` `llama`.
+    Llama,
+    /// `model_type` `mistral`.
+    Mistral,
+}
+
+/// The dimensions and constants of a model; fields are named as in `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The family.
+    pub family: Family,
+    /// Number of token ids.
+    pub vocab_size: i64,
+    /// Width of the states.
+    pub hidden_size: i64,
+    /// Width inside the MLP.
+    pub intermediate_size: i64,
+    /// Number of blocks.
+    pub num_hidden_layers: i64,
+    /// Query heads.
+    pub num_attention_heads: i64,
+    /// Key and value heads.
+    pub num_key_value_heads: i64,
+    /// Width of a head; `hidden_size / num_attention_heads` where the file gives none.
+    pub head_dim: i64,
+    /// Added to the mean square in normalizations.
+    pub rms_norm_eps: f64,
+    /// Whether q, k, v and o have biases.
+    pub attention_bias: bool,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: bool,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of fresh weights.
+    pub initializer_range: f64,
+    /// Tokens that a token sees, itself included; nothing for all before it.
+    pub sliding_window: Option<i64>,
+    /// Rotary positions.
+    pub rope: RopeConfig,
+}
+
+/// The base of the rotary wavelengths in both families' files that give none.
+const DEFAULT_THETA: f64 = 10_000.0;
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// [`ferrotune_nn::Error::Config`] for a missing or senseless field, an unknown `model_type`, and an option that
+    /// changes the mathematics and is not implemented.
+    pub fn read(file: &ConfigFile) -> Result<Self> {
+        let family = match file.required::<String>("model_type")?.as_str() {
+            "llama" => Family::Llama,
+            "mistral" => Family::Mistral,
+            other => return Err(file.refuse("model_type", &json!(other), "llama or mistral")),
+        };
+        file.only("hidden_act", &[json!("silu")])?;
+        file.only("attention_dropout", &[json!(0.0)])?;
+        let hidden_size = file.size("hidden_size")?;
+        let num_attention_heads = file.size("num_attention_heads")?;
+        let num_key_value_heads = file.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        if num_attention_heads % num_key_value_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
+            return Err(file.refuse("num_key_value_heads", &json!(num_key_value_heads), &expected));
+        }
+        let head_dim = match file.optional_size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            None => {
+                let expected = format!("a multiple of num_attention_heads, {num_attention_heads}");
+                return Err(file.refuse("hidden_size", &json!(hidden_size), &expected));
+            }
+        };
+        if head_dim % 2 != 0 {
+            return Err(file.refuse(
+                "head_dim",
+                &json!(head_dim),
+                "an even number, since positions rotate pairs",
+            ));
+        }
+        let is_mistral = family == Family::Mistral;
+        let flag = |field| Ok::<_, ferrotune_nn::Error>(file.optional::<bool>(field)?.unwrap_or(false));
+        let (attention_bias, mlp_bias) = (flag("attention_bias")?, flag("mlp_bias")?);
+        if is_mistral && (attention_bias || mlp_bias) {
+            return Err(file.refuse(
+                "attention_bias",
+                &json!(true),
+                "false, as in every model of this family",
+            ));
+        }
+        if !is_mistral {
+            file.only("sliding_window", &[])?;
+        }
+        Ok(Self {
+            family,
+            vocab_size: file.size("vocab_size")?,
+            hidden_size,
+            intermediate_size: file.size("intermediate_size")?,
+            num_hidden_layers: file.size("num_hidden_layers")?,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            rms_norm_eps: file.optional("rms_norm_eps")?.unwrap_or(1e-6),
+            attention_bias,
+            mlp_bias,
+            tie_word_embeddings: flag("tie_word_embeddings")?,
+            initializer_range: file.optional("initializer_range")?.unwrap_or(0.02),
+            sliding_window: file.optional_size("sliding_window")?,
+            rope: RopeConfig::read(file, head_dim, DEFAULT_THETA)?,
+        })
+    }
+
+    /// What the attention blocks are built from.
+    #[must_use]
+    pub fn attention(&self) -> AttentionConfig {
+        AttentionConfig {
+            hidden_size: self.hidden_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            attention_bias: self.attention_bias,
+        }
+    }
+
+    /// Every weight of a checkpoint of this configuration, in the order in which the model asks for them.
+    #[must_use]
+    pub fn weights(&self) -> Vec<WeightSpec> {
+        let mut specs = Vec::new();
+        let mut add = |name: String, role, shape: &[i64], bias: bool| {
+            specs.push(WeightSpec {
+                name: format!("{name}.weight"),
+                role,
+                shape: shape.to_vec(),
+                alias: None,
+            });
+            if bias {
+                specs.push(WeightSpec {
+                    name: format!("{name}.bias"),
+                    role,
+                    shape: shape[..1].to_vec(),
+                    alias: None,
+                });
+            }
+        };
+        let hidden = self.hidden_size;
+        let query = self.num_attention_heads * self.head_dim;
+        let key_value = self.num_key_value_heads * self.head_dim;
+        add("model.embed_tokens".into(), Role::Embedding, &[self.vocab_size, hidden], false);
+        for layer in 0..self.num_hidden_layers {
+            let at = format!("model.layers.{layer}");
+            let bias = self.attention_bias;
+            add(format!("{at}.input_layernorm"), Role::Norm, &[hidden], false);
+            add(format!("{at}.self_attn.q_proj"), Role::Attention, &[query, hidden], bias);
+            add(format!("{at}.self_attn.k_proj"), Role::Attention, &[key_value, hidden], bias);
+            add(format!("{at}.self_attn.v_proj"), Role::Attention, &[key_value, hidden], bias);
+            add(format!("{at}.self_attn.o_proj"), Role::Attention, &[hidden, query], bias);
+            add(format!("{at}.post_attention_layernorm"), Role::Norm, &[hidden], false);
+            add(format!("{at}.mlp.gate_proj"), Role::Mlp, &[self.intermediate_size, hidden], self.mlp_bias);
+            add(format!("{at}.mlp.up_proj"), Role::Mlp, &[self.intermediate_size, hidden], self.mlp_bias);
+            add(format!("{at}.mlp.down_proj"), Role::Mlp, &[hidden, self.intermediate_size], self.mlp_bias);
+        }
+        add("model.norm".into(), Role::Norm, &[hidden], false);
+        if !self.tie_word_embeddings {
+            add("lm_head".into(), Role::Head, &[self.vocab_size, hidden], false);
+        }
+        specs
+    }
+}

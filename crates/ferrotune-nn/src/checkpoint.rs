@@ -1,0 +1,390 @@
+//! Hugging Face model folders: `model.safetensors`, or shards with `model.safetensors.index.json`.
+//!
+//! Headers are parsed once; tensors are then read by position, one at a time. Mapping the files instead would count
+//! every touched page as resident memory of the process and would turn a truncated file into a signal.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write as _},
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use safetensors::{Dtype, SafeTensors};
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result, WeightSource};
+
+/// Larger headers are refused, as the safetensors reference does, before anything is allocated for them.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Shards are closed at this size, the ecosystem's usual one.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// The tensors of a model folder or of a single safetensors file.
+#[derive(Debug)]
+pub struct Checkpoint {
+    place: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<File>,
+    path: Arc<PathBuf>,
+    start: u64,
+    dtype: Dtype,
+    shape: Vec<i64>,
+}
+
+impl Checkpoint {
+    /// Opens a model folder.
+    ///
+    /// # Errors
+    /// [`Error::NoWeights`] with what to do if the folder holds weights in another format, [`Error::DamagedWeights`]
+    /// if a file is incomplete, [`Error::MissingTensor`] if the index names a tensor that its shard lacks.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        let mut tensors = BTreeMap::new();
+        if index.is_file() {
+            let index: Index = read_json(&index)?;
+            let shards: std::collections::BTreeSet<_> = index.weight_map.values().collect();
+            for shard in shards {
+                tensors.extend(read_header(&folder.join(shard))?);
+            }
+            if let Some(name) = index.weight_map.keys().find(|&name| !tensors.contains_key(name)) {
+                return Err(Error::MissingTensor {
+                    name: name.clone(),
+                    place: format!("`{}`", folder.display()),
+                });
+            }
+        } else if single.is_file() {
+            tensors = read_header(&single)?;
+        } else {
+            return Err(Error::NoWeights { folder: folder.to_owned(), remedy: remedy(folder)? });
+        }
+        Ok(Self { place: folder.to_owned(), tensors })
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::DamagedWeights`].
+    pub fn open_file(file: &Path) -> Result<Self> {
+        Ok(Self { place: file.to_owned(), tensors: read_header(file)? })
+    }
+
+    /// The stored type of a tensor.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|entry| entry.dtype)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensor { name: name.to_owned(), place: self.place() })
+    }
+
+    fn read_slice(&self, name: &str, rows: Option<Range<i64>>) -> Result<Tensor> {
+        let entry = self.entry(name)?;
+        let kind = kind_of(entry.dtype).ok_or_else(|| Error::WrongType {
+            name: name.to_owned(),
+            place: self.place(),
+            found: format!("{:?}", entry.dtype),
+        })?;
+        let mut shape = entry.shape.clone();
+        let mut start = entry.start;
+        if let Some(rows) = rows {
+            let row_bytes = shape[1..].iter().product::<i64>() as u64 * kind.elt_size_in_bytes() as u64;
+            start += rows.start as u64 * row_bytes;
+            shape[0] = rows.end - rows.start;
+        }
+        let mut bytes = vec![0; shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes()];
+        entry
+            .file
+            .read_exact_at(&mut bytes, start)
+            .map_err(|source| Error::Io { path: entry.path.to_path_buf(), source })?;
+        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.tensors.get(name).map(|entry| entry.shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Result<Tensor> {
+        self.read_slice(name, None)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<i64>) -> Result<Tensor> {
+        self.read_slice(name, Some(rows))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn place(&self) -> String {
+        format!("`{}`", self.place.display())
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Reads and parses a JSON file.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Json`].
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// What to do about a folder whose weights cannot be read, from what lies in it.
+fn remedy(folder: &Path) -> Result<String> {
+    let entries =
+        std::fs::read_dir(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+    let extensions: Vec<_> =
+        entries.flatten().filter_map(|entry| entry.path().extension()?.to_str().map(str::to_owned)).collect();
+    let has = |extension: &str| extensions.iter().any(|found| found == extension);
+    Ok(if has("bin") || has("pth") || has("pt") {
+        ", only pickled weights, which can run code when read and are not read here; convert them once in Python with \
+         `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)`"
+    } else if has("gguf") {
+        ", only a GGUF file, which is not read here; fetch the model's safetensors"
+    } else {
+        "; is it a model folder, and was it downloaded completely?"
+    }
+    .to_owned())
+}
+
+fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let damaged = |reason: String| Error::DamagedWeights { path: path.to_owned(), reason };
+    let file = File::open(path).map_err(io)?;
+    let file_bytes = file.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0).map_err(|_| damaged(format!("it has only {file_bytes} bytes")))?;
+    let header_bytes = u64::from_le_bytes(length);
+    if header_bytes > MAX_HEADER_BYTES || header_bytes + 8 > file_bytes {
+        return Err(damaged(format!("its header claims {header_bytes} bytes and the file has {file_bytes}")));
+    }
+    let mut header = vec![0; header_bytes as usize + 8];
+    file.read_exact_at(&mut header, 0).map_err(io)?;
+    let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| damaged(error.to_string()))?;
+    let data_start = header_bytes + 8;
+    let expected = data_start + metadata.data_len() as u64;
+    if expected != file_bytes {
+        return Err(damaged(format!("its header asks for {expected} bytes and the file has {file_bytes}")));
+    }
+    let (file, path) = (Arc::new(file), Arc::new(path.to_owned()));
+    let entry = |info: &safetensors::tensor::TensorInfo| Entry {
+        file: Arc::clone(&file),
+        path: Arc::clone(&path),
+        start: data_start + info.data_offsets.0 as u64,
+        dtype: info.dtype,
+        shape: info.shape.iter().map(|&size| size as i64).collect(),
+    };
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+}
+
+/// The kind of tensor that holds a stored type, for those that weights come in.
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        Dtype::U8 => Kind::Uint8,
+        _ => return None,
+    })
+}
+
+fn dtype_of(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        Kind::Uint8 => Dtype::U8,
+        _ => return None,
+    })
+}
+
+/// The raw bytes of a tensor, copied to the host.
+///
+/// # Errors
+/// [`Error::WrongType`] for a kind that safetensors files here do not hold.
+pub fn tensor_bytes(name: &str, tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>)> {
+    let kind = tensor.kind();
+    let dtype = dtype_of(kind).ok_or_else(|| Error::WrongType {
+        name: name.to_owned(),
+        place: "memory".to_owned(),
+        found: format!("{kind:?}"),
+    })?;
+    let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut bytes = vec![0; tensor.numel() * kind.elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+    Ok((dtype, tensor.size().iter().map(|&size| size as usize).collect(), bytes))
+}
+
+/// Writes tensors as one safetensors file, in the given order, under a temporary name that is then renamed.
+///
+/// # Errors
+/// [`Error::Io`]; the destination is then what it was before.
+pub fn write_file<'t>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'t Tensor)>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let views: Vec<(String, View)> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let (dtype, shape, bytes) = tensor_bytes(&name, tensor)?;
+            Ok((name, View { dtype, shape, bytes }))
+        })
+        .collect::<Result<_>>()?;
+    let metadata = (!metadata.is_empty())
+        .then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
+    let bytes = safetensors::serialize(views, metadata)
+        .map_err(|error| Error::DamagedWeights { path: path.to_owned(), reason: error.to_string() })?;
+    let temporary = path.with_extension("safetensors.tmp");
+    let mut file = BufWriter::new(File::create(&temporary).map_err(io)?);
+    let written = file
+        .write_all(&bytes)
+        .and_then(|()| file.flush())
+        .and_then(|()| file.get_ref().sync_all())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|source| {
+        // The error that matters is the first; a leftover temporary file does no harm.
+        let _ = std::fs::remove_file(&temporary);
+        io(source)
+    })
+}
+
+struct View {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl safetensors::View for View {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a model's weights into a folder: one `model.safetensors`, or shards with an index beyond 5 GB.
+///
+/// Tensors are fetched one at a time, and a shard is written as soon as it is full.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    folder: PathBuf,
+    pending: Vec<(String, Tensor)>,
+    pending_bytes: u64,
+    shards: Vec<Vec<String>>,
+    total_bytes: u64,
+    shard_bytes: u64,
+}
+
+impl CheckpointWriter {
+    /// A writer into an existing folder.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self::with_shard_bytes(folder, SHARD_BYTES)
+    }
+
+    /// A writer that closes shards at another size.
+    #[must_use]
+    pub fn with_shard_bytes(folder: &Path, shard_bytes: u64) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            shards: Vec::new(),
+            total_bytes: 0,
+            shard_bytes,
+        }
+    }
+
+    /// Adds a tensor.
+    ///
+    /// # Errors
+    /// What writing a full shard gives.
+    pub fn push(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        let bytes = tensor.numel() as u64 * tensor.kind().elt_size_in_bytes() as u64;
+        if !self.pending.is_empty() && self.pending_bytes + bytes > self.shard_bytes {
+            self.flush()?;
+        }
+        // A copy of its own storage: a view would keep a larger tensor alive until the shard is written.
+        self.pending.push((name.to_owned(), tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?));
+        self.pending_bytes += bytes;
+        self.total_bytes += bytes;
+        Ok(())
+    }
+
+    /// Writes what is left, and the index if there are several shards.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(mut self) -> Result<()> {
+        if !self.pending.is_empty() || self.shards.is_empty() {
+            self.flush()?;
+        }
+        let count = self.shards.len();
+        let rename = |from: PathBuf, to: PathBuf| {
+            std::fs::rename(&from, &to).map_err(|source| Error::Io { path: to, source })
+        };
+        if count == 1 {
+            return rename(self.folder.join(part_name(1)), self.folder.join("model.safetensors"));
+        }
+        let mut weight_map = serde_json::Map::new();
+        for (number, names) in (1..).zip(&self.shards) {
+            let file = format!("model-{number:05}-of-{count:05}.safetensors");
+            rename(self.folder.join(part_name(number)), self.folder.join(&file))?;
+            weight_map.extend(names.iter().map(|name| (name.clone(), file.clone().into())));
+        }
+        let index =
+            serde_json::json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": weight_map });
+        let path = self.folder.join("model.safetensors.index.json");
+        std::fs::write(&path, format!("{index:#}\n")).map_err(|source| Error::Io { path, source })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let number = self.shards.len() + 1;
+        let tensors = self.pending.iter().map(|(name, tensor)| (name.clone(), tensor));
+        write_file(&self.folder.join(part_name(number)), tensors, &[("format", "pt")])?;
+        self.shards.push(self.pending.drain(..).map(|(name, _)| name).collect());
+        self.pending_bytes = 0;
+        Ok(())
+    }
+}
+
+/// The name of a shard while the number of shards is not known.
+fn part_name(number: usize) -> String {
+    format!("model-{number:05}.part.safetensors")
+}

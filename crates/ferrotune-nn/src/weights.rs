@@ -1,0 +1,253 @@
+//! Named tensors from somewhere, and a cursor that walks them as a model is built.
+
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result, Role};
+
+/// Named tensors; implementors provide all methods but [`read_rows`](Self::read_rows).
+pub trait WeightSource: Send + Sync {
+    /// The shape of a tensor, or nothing if there is none of that name.
+    fn shape(&self, name: &str) -> Option<Vec<i64>>;
+
+    /// A tensor on the CPU in the type in which it is stored.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], and what reading gives.
+    fn read(&self, name: &str) -> Result<Tensor>;
+
+    /// A range of a tensor's first dimension. Sources that can read part of a tensor do.
+    fn read_rows(&self, name: &str, rows: Range<i64>) -> Result<Tensor> {
+        Ok(self.read(name)?.f_narrow(0, rows.start, rows.end - rows.start)?)
+    }
+
+    /// Every name, sorted.
+    fn names(&self) -> Vec<String>;
+
+    /// What messages call this source: `` `/models/llama` ``.
+    fn place(&self) -> String;
+}
+
+/// One weight of a model, as pure data: what a checkpoint of this configuration holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightSpec {
+    /// Its name in the layout that everything reads (for experts: one matrix per expert).
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Where the other known layout keeps it, if there is one.
+    pub alias: Option<Alias>,
+}
+
+/// A place inside a larger tensor of another layout: `tensor[index, rows]`, or the whole of `tensor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The other layout's name.
+    pub name: String,
+    /// The index in its first dimension and the rows below that; nothing for the whole tensor under another name.
+    pub slice: Option<(i64, Range<i64>)>,
+}
+
+/// A view of a source in the layout of a model's [`WeightSpec`]s, whichever of the known layouts the source has.
+pub struct Layouts<'s> {
+    source: &'s dyn WeightSource,
+    aliases: BTreeMap<String, Alias>,
+}
+
+impl<'s> Layouts<'s> {
+    /// A view of `source` through `specs`.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedTensors`] if the source has tensors that no spec gives a place to, except those whose last
+    /// segment is in `ignored`.
+    pub fn new(source: &'s dyn WeightSource, specs: &[WeightSpec], ignored: &[&str]) -> Result<Self> {
+        let aliases: BTreeMap<_, _> =
+            specs.iter().filter_map(|spec| Some((spec.name.clone(), spec.alias.clone()?))).collect();
+        let known: std::collections::HashSet<&str> = specs
+            .iter()
+            .flat_map(|spec| [Some(spec.name.as_str()), spec.alias.as_ref().map(|alias| alias.name.as_str())])
+            .flatten()
+            .collect();
+        let unexpected: Vec<_> = source
+            .names()
+            .into_iter()
+            .filter(|name| !known.contains(name.as_str()) && !ignored.iter().any(|last| name.ends_with(last)))
+            .collect();
+        match unexpected.first() {
+            None => Ok(Self { source, aliases }),
+            Some(first) => Err(Error::UnexpectedTensors {
+                place: source.place(),
+                count: unexpected.len(),
+                first: first.clone(),
+            }),
+        }
+    }
+
+    fn alias(&self, name: &str) -> Option<&Alias> {
+        if self.source.shape(name).is_some() { None } else { self.aliases.get(name) }
+    }
+}
+
+impl WeightSource for Layouts<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        let Some(alias) = self.alias(name) else { return self.source.shape(name) };
+        let shape = self.source.shape(&alias.name)?;
+        match &alias.slice {
+            None => Some(shape),
+            Some((index, rows)) if shape.len() == 3 && *index < shape[0] && rows.end <= shape[1] => {
+                Some(vec![rows.end - rows.start, shape[2]])
+            }
+            // A stacked tensor of the wrong shape: its own shape is what the error should show.
+            Some(_) => Some(shape),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Tensor> {
+        match self.alias(name) {
+            None => self.source.read(name),
+            Some(Alias { name, slice: None }) => self.source.read(name),
+            Some(Alias { name, slice: Some((index, rows)) }) => Ok(self
+                .source
+                .read_rows(name, *index..index + 1)?
+                .f_select(0, 0)?
+                .f_narrow(0, rows.start, rows.end - rows.start)?),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
+    }
+}
+
+/// A cheap cursor over a source: `weights.at("model").at("layers").at(3).at("mlp")`.
+#[derive(Clone)]
+pub struct Weights<'s> {
+    source: &'s dyn WeightSource,
+    path: String,
+    device: Device,
+    kind: Kind,
+}
+
+impl<'s> Weights<'s> {
+    /// A cursor at the root; tensors arrive on `device` in `kind`.
+    #[must_use]
+    pub fn new(source: &'s dyn WeightSource, device: Device, kind: Kind) -> Self {
+        Self { source, path: String::new(), device, kind }
+    }
+
+    /// The cursor one segment (or several, with dots) further down.
+    #[must_use]
+    pub fn at(&self, segment: impl fmt::Display) -> Self {
+        let path =
+            if self.path.is_empty() { segment.to_string() } else { format!("{}.{segment}", self.path) };
+        Self { path, ..self.clone() }
+    }
+
+    /// The module path: `model.layers.3.mlp`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Where tensors arrive.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The type in which tensors arrive.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether `{path}.{leaf}` exists.
+    #[must_use]
+    pub fn contains(&self, leaf: &str) -> bool {
+        self.source.shape(&format!("{}.{leaf}", self.path)).is_some()
+    }
+
+    /// The tensor `{path}.{leaf}`, on this cursor's device and in its type.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::WrongShape`], and what reading gives.
+    pub fn tensor(&self, leaf: &str, shape: &[i64]) -> Result<Tensor> {
+        let name = format!("{}.{leaf}", self.path);
+        let Some(found) = self.source.shape(&name) else {
+            return Err(Error::MissingTensor { name, place: self.source.place() });
+        };
+        if found != shape {
+            return Err(Error::WrongShape {
+                name,
+                place: self.source.place(),
+                found,
+                expected: shape.to_vec(),
+            });
+        }
+        Ok(self.source.read(&name)?.f_to_device(self.device)?.f_to_kind(self.kind)?)
+    }
+}
+
+impl fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weights({} of {})", self.path, self.source.place())
+    }
+}
+
+impl fmt::Debug for Layouts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Layouts({})", self.source.place())
+    }
+}
+
+/// Freshly initialised weights of a configuration: normal with a standard deviation for matrices, ones for norms.
+///
+/// Values follow libtorch's default generator on the CPU, in the order in which a model asks for them, so seeding it
+/// and building the model gives the same weights each time.
+#[derive(Clone, Debug)]
+pub struct Initialized {
+    specs: BTreeMap<String, (Role, Vec<i64>)>,
+    standard_deviation: f64,
+}
+
+impl Initialized {
+    /// Weights for `specs`. Configurations call the standard deviation `initializer_range`; 0.02 is usual.
+    #[must_use]
+    pub fn new(specs: &[WeightSpec], standard_deviation: f64) -> Self {
+        let specs = specs.iter().map(|spec| (spec.name.clone(), (spec.role, spec.shape.clone()))).collect();
+        Self { specs, standard_deviation }
+    }
+}
+
+impl WeightSource for Initialized {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.specs.get(name).map(|(_, shape)| shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Result<Tensor> {
+        let Some((role, shape)) = self.specs.get(name) else {
+            return Err(Error::MissingTensor { name: name.to_owned(), place: self.place() });
+        };
+        let options = (Kind::Float, Device::Cpu);
+        Ok(match (role, shape.len()) {
+            (Role::Norm, _) => Tensor::f_ones(shape, options)?,
+            (_, 1) => Tensor::f_zeros(shape, options)?, // a bias
+            _ => Tensor::f_empty(shape, options)?.f_normal_(0.0, self.standard_deviation)?,
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.specs.keys().cloned().collect()
+    }
+
+    fn place(&self) -> String {
+        "fresh weights".to_owned()
+    }
+}

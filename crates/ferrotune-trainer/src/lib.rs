@@ -1,0 +1,1 @@
+//! Training steps, optimizers, schedules, evaluation, checkpoints and exact resume.

@@ -1,0 +1,2 @@
+//! Log-likelihoods of texts under a model.
+fn main() {}
