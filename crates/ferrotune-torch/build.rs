@@ -2,8 +2,7 @@
 //!
 //! Cargo puts a folder on the library path of what it runs (`run`, `test`, `bench`, doctests, also of crates that depend
 //! on this one) only if a build script named it for linking and it lies in the target folder. So the libraries get a
-//! second name in `OUT_DIR/lib`. The names are hard links: the libraries look for each other beside themselves, and the
-//! loader may take a symbolic link's own folder or its target's for that.
+//! second name in `OUT_DIR/lib`, all in that one folder, because they look for each other beside themselves.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io, process};
@@ -26,6 +25,8 @@ fn build() -> Result<(), String> {
     check_version(&libtorch)?;
     compile_shim(&libtorch);
 
+    // `cargo xtask setup --cuda` adds to it.
+    println!("cargo::rerun-if-changed={}", libtorch.join("lib").display());
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo did not set OUT_DIR")?);
     let run_path = out_dir.join("lib");
     link_libraries(&libtorch.join("lib"), &run_path)?;
@@ -94,6 +95,8 @@ fn compile_shim(libtorch: &Path) {
         // The time goes into libtorch, not into the shim.
         .opt_level(1)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        // libtorch's classes have members that exist in its debug builds only; what is released is built without.
+        .define("NDEBUG", None)
         .warnings(true)
         .extra_warnings(true)
         // libtorch's headers are somebody else's: as system headers they do not warn.
@@ -144,10 +147,15 @@ fn is_shared_library(name: &str) -> bool {
     name.ends_with(".so") || name.contains(".so.") || name.ends_with(".dylib")
 }
 
+/// A hard link keeps what was built working when the original goes; another file system allows symbolic ones only.
+#[cfg(unix)]
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     let real = from.canonicalize()?;
-    fs::hard_link(&real, to).or_else(|_| {
-        // Another file system.
-        fs::copy(&real, to).map(drop)
-    })
+    fs::hard_link(&real, to).or_else(|_| std::os::unix::fs::symlink(&real, to))
+}
+
+#[cfg(not(unix))]
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let real = from.canonicalize()?;
+    fs::hard_link(&real, to).or_else(|_| fs::copy(&real, to).map(drop))
 }

@@ -1,1 +1,30 @@
-//! LoRA and kin over any frozen matrix; PEFT files; merging.
+//! LoRA over any frozen matrix; PEFT files; merging.
+//!
+//! - [`LoraConfig`] says what to adapt, in the words of PEFT's `adapter_config.json`.
+//! - [`Lora`] is a builder that a model is handed: it puts a product of low rank on the linear maps and experts that the
+//!   configuration means, over weights in any [`Storage`](ferrotune_nn::Storage), and gives a [`LoraAdapter`].
+//! - [`AdapterWeights`] is an adapter outside a model: a PEFT folder read or to be written.
+//! - [`merge`] and [`unmerge`] add an adapter to a checkpoint and take it out again, one tensor at a time.
+//! - [`Untied`] gives a tied model a head of its own, for adapters that train the head or the embedding.
+//!
+//! The crate knows no model. Modules are called by their names in released checkpoints; where transformers 5 calls a part
+//! of a sparse block differently, its name is recognised too.
+
+mod adapter;
+mod config;
+mod error;
+mod experts;
+mod factors;
+mod files;
+mod lora;
+mod merge;
+mod target;
+mod tied;
+
+pub use adapter::{Adaptation, AdaptedSite, LoraAdapter};
+pub use config::{Bias, Init, LoraConfig, ModuleNames, TargetModules};
+pub use error::{Error, Result};
+pub use files::AdapterWeights;
+pub use lora::Lora;
+pub use merge::{Merged, merge, unmerge};
+pub use tied::Untied;

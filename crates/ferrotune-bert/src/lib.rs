@@ -1,1 +1,14 @@
-//! BERT sentence encoder (MiniLM family).
+//! BERT sentence encoders of the MiniLM family, as sentence-transformers runs them.
+//!
+//! [`SentenceEncoder`] implements [`ferrotune_core::Embedder`]: token states of the last layer, averaged over the
+//! tokens, divided by their Euclidean norm.
+
+mod config;
+mod encoder;
+mod error;
+mod model;
+
+pub use config::Config;
+pub use encoder::SentenceEncoder;
+pub use error::{Error, Result};
+pub use model::Bert;

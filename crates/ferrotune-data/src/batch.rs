@@ -14,16 +14,18 @@ pub enum LastBatch {
     Drop,
 }
 
-/// How many batches' worth of samples are sorted by length together. Larger means less padding and less chance;
-/// transformers' length-grouped sampler uses the same number.
+/// How many batches' worth of samples are sorted by length together. Larger means less padding and less
+/// chance; transformers' length-grouped sampler uses the same number.
 const MEGABATCH: usize = 50;
 
-/// The training batches of one epoch: positions into `lengths`, each exactly once unless the last batch is dropped.
+/// The training batches of one epoch: positions into `lengths`, each exactly once unless the last batch is
+/// dropped.
 ///
-/// Samples of similar length stand together to save padding, yet the order is random: a permutation drawn from
-/// `(seed, epoch)` is cut into pieces of 50 batches (fewer for small sets, so that there are at least four pieces),
-/// each piece is sorted by length, longest first, and cut into batches, and the order of all full batches is drawn again. The
-/// batch with the longest sample comes first, so that a step too large for the device's memory fails at once.
+/// Samples of similar length stand together to save padding, yet the order is random: a permutation drawn
+/// from `(seed, epoch)` is cut into pieces of 50 batches (fewer for small sets, so that there are at least
+/// four pieces), each piece is sorted by length, longest first, and cut into batches, and the order of all
+/// full batches is drawn again. The batch with the longest sample comes first, so that a step too large for
+/// the device's memory fails at once.
 ///
 /// A pure function of its arguments: a resumed run computes the same plan and goes on at its step.
 ///
@@ -38,11 +40,11 @@ pub fn batches(
 ) -> Result<Vec<Vec<usize>>, Error> {
     check_batch_size(batch_size)?;
     let mut order = shuffle::permutation(lengths.len(), "epoch", &[seed, epoch]);
-    let pieces = (lengths.len() / (batch_size * 4)).clamp(1, MEGABATCH);
+    let batches_per_piece = (lengths.len() / (batch_size * 4)).clamp(1, MEGABATCH);
     // Sorting whole pieces keeps the odd samples out at the end, so they are set aside before.
     let rest = order.split_off(lengths.len() / batch_size * batch_size);
     let mut plan = Vec::with_capacity(order.len() / batch_size + 1);
-    for piece in order.chunks_mut(pieces * batch_size) {
+    for piece in order.chunks_mut(batches_per_piece * batch_size) {
         piece.sort_by_key(|&sample| std::cmp::Reverse(lengths[sample]));
         plan.extend(piece.chunks(batch_size).map(<[usize]>::to_vec));
     }

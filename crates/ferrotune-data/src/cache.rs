@@ -1,11 +1,12 @@
 //! Tokenized records on disk, under a name that says what they were made from.
 //!
 //! # Format
-//! Little-endian throughout: the 8 bytes `FTTOKEN1`, the key (64 hexadecimal digits), the number of records as u64, then for each
-//! record a tag byte (0 kept, 1 request too long, 2 nothing supervised). A kept record goes on with a byte for
-//! `truncated`, the number of ids `n` as u64, `n` ids as u32 and the supervised flags as a bit set of `n` bits, lowest bit
-//! first; a too long one with the count of request tokens as u64. At the end stands the SHA-256 (64 digits) of everything
-//! before it, so that a file cut short or changed is noticed and made again.
+//! Little-endian throughout: the 8 bytes `FTTOKEN1`, the key (64 hexadecimal digits), the number of records
+//! as u64, then for each record a tag byte (0 kept, 1 request too long, 2 nothing supervised). A kept record
+//! goes on with a byte for `truncated`, the number of ids `n` as u64, `n` ids as u32 and the supervised flags
+//! as a bit set of `n` bits, lowest bit first; a too long one with the count of request tokens as u64. At the
+//! end stands the SHA-256 (64 digits) of everything before it, so that a file cut short or changed is noticed
+//! and made again.
 
 use std::{
     fs, io,
@@ -61,8 +62,8 @@ pub(crate) struct CacheFile {
 }
 
 impl CacheFile {
-    /// The key covers the text of every record and so everything about the data files that matters: their bytes, the
-    /// format they were read in, and their order.
+    /// The key covers the text of every record and so everything about the data files that matters: their
+    /// bytes, the format they were read in, and their order.
     pub(crate) fn new(folder: &Path, records: &[Record], tokenizer: &str, limits: &Limits) -> Self {
         let Limits { max_seq_length, max_request_tokens } = limits;
         let mut content = format!(
@@ -198,8 +199,9 @@ impl<'a> Cursor<'a> {
                     .map(|&id| u32::from_le_bytes(id))
                     .collect();
                 let bits = self.take(count.div_ceil(8))?;
-                let supervised =
-                    (0..count).map(|at| bits.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1)).collect();
+                let supervised = (0..count)
+                    .map(|at| bits.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1))
+                    .collect();
                 Some(Encoded::Kept(Sample { ids, supervised, truncated }))
             }
             1 => Some(Encoded::RequestTooLong(usize::try_from(self.u64()?).ok()?)),

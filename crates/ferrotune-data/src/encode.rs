@@ -1,9 +1,11 @@
-//! From a record to a [`Sample`]: one tokenization of each turn, supervision by byte offsets, BOS and EOS as ids.
+//! From a record to a [`Sample`]: one tokenization of each turn, supervision by byte offsets, BOS and EOS as
+//! ids.
 //!
-//! The prompt's length in tokens is never measured by tokenizing it alone: a tokenizer may merge across the boundary,
-//! so that a prompt's ids need not be a prefix of the record's. A token is supervised when it covers **at least one byte of a
-//! response**. A token that straddles the boundary is therefore supervised: leaving it out would leave the first
-//! bytes of the response unlearnt, while learning a few bytes of the fixed frame costs nothing.
+//! The prompt's length in tokens is never measured by tokenizing it alone: a tokenizer may merge across the
+//! boundary, so that a prompt's ids need not be a prefix of the record's. A token is supervised when it
+//! covers **at least one byte of a response**. A token that straddles the boundary is therefore supervised:
+//! leaving it out would leave the first bytes of the response unlearnt, while learning a few bytes of the
+//! fixed frame costs nothing.
 
 use std::ops::Range;
 
@@ -16,7 +18,8 @@ use crate::{Error, Record, Rendered, template};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The most ids of a sample, special tokens included; at least 2. Longer records keep their start and lose EOS.
+    /// The most ids of a sample, special tokens included; at least 2. Longer records keep their start and
+    /// lose EOS.
     pub max_seq_length: usize,
     /// A record is kept only if each of its requests has fewer tokens than this.
     pub max_request_tokens: usize,
@@ -59,8 +62,8 @@ pub enum Encoded {
 
 /// Encodes one record.
 ///
-/// `ids` = BOS, then for each turn its tokens and EOS. Every token that covers a byte of a response is supervised, and
-/// so is the EOS after it; BOS and prompts are not. A record longer than
+/// `ids` = BOS, then for each turn its tokens and EOS. Every token that covers a byte of a response is
+/// supervised, and so is the EOS after it; BOS and prompts are not. A record longer than
 /// [`max_seq_length`](Limits::max_seq_length) keeps its start, no EOS is put in place of what was cut, and
 /// `truncated` is set.
 ///
@@ -101,10 +104,10 @@ pub fn encode(record: &Record, tokenizer: &dyn Tokenize, limits: &Limits) -> Res
 /// The ids a model is given to answer a record's last request: BOS and the tokens of
 /// [`render_prompt`](template::render_prompt), with EOS after each earlier turn.
 ///
-/// Where the tokenizer merges nothing across the blank line before the response (the LLaMA 2 and Mixtral tokenizers
-/// have no piece that holds a line break), these ids are a prefix of the record's training ids. Byte-level
-/// tokenizers may join the blank line with what follows if the response itself begins with white space; the prompt's
-/// last token is then another one than in training.
+/// Where the tokenizer merges nothing across the blank line before the response (the LLaMA 2 and Mixtral
+/// tokenizers have no piece that holds a line break), these ids are a prefix of the record's training ids.
+/// Byte-level tokenizers may join the blank line with what follows if the response itself begins with white
+/// space; the prompt's last token is then another one than in training.
 ///
 /// # Errors
 /// The tokenizer has no BOS or EOS, or refuses the text.

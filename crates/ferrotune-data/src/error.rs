@@ -100,7 +100,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        rejection: Rejection,
+        rejection: Box<Rejection>,
     },
 
     /// Every record of a file was bad.
@@ -111,7 +111,7 @@ pub enum Error {
         /// How many records were read.
         dropped: u64,
         /// The first of them.
-        first: Rejection,
+        first: Box<Rejection>,
     },
 
     /// A file holds no record at all.
@@ -145,25 +145,22 @@ pub enum Error {
     },
 
     /// Two files of a model folder disagree about a special token.
-    #[error("the {role} token of `{}` is {first_value} in {first} but {second_value} in {second}; make the files agree",
-            folder.display())]
+    #[error("the {role} token of `{}` is {first} but {second}; make the files agree", folder.display())]
     SpecialTokenConflict {
         /// The folder.
         folder: PathBuf,
         /// `bos`, `eos` or `pad`.
         role: &'static str,
-        /// The file and key that were read first.
+        /// One value, with the key and the file that give it.
         first: String,
-        /// What they say.
-        first_value: String,
-        /// The file and key that contradict.
+        /// The value that contradicts, with its key and file.
         second: String,
-        /// What they say.
-        second_value: String,
     },
 
     /// The tokenizer has no BOS or EOS and the template needs it.
-    #[error("the tokenizer has no {role} token, which the template needs; set {role}_token in tokenizer_config.json")]
+    #[error(
+        "the tokenizer has no {role} token, which the template needs; set {role}_token in tokenizer_config.json"
+    )]
     MissingSpecialToken {
         /// `bos` or `eos`.
         role: &'static str,
@@ -190,8 +187,10 @@ pub enum Error {
     },
 
     /// More records were asked for than there are.
-    #[error("the split asks for {wanted} records (train {train}, validation {validation}, test {test}) but only \
-             {available} remain after filtering; ask for fewer or give fractions")]
+    #[error(
+        "the split asks for {wanted} records (train {train}, validation {validation}, test {test}) but only \
+             {available} remain after filtering; ask for fewer or give fractions"
+    )]
     SplitTooLarge {
         /// The sum.
         wanted: usize,

@@ -1,9 +1,10 @@
 //! The Alpaca-like frame that instruct-v3's prompts bring along.
 //!
-//! The published prompts read `Below is an instruction that describes a task. Write a response that appropriately
-//! completes the request.`, `### Instruction:`, the request, `### Response:`, each on lines of their own with single
-//! line breaks between them. Stanford's original template has blank lines there, and a longer first sentence with an
-//! `### Input:` section for requests that have an input. All of these are recognised.
+//! The published prompts read `Below is an instruction that describes a task. Write a response that
+//! appropriately completes the request.`, `### Instruction:`, the request, `### Response:`, each on lines of
+//! their own with single line breaks between them. Stanford's original template has blank lines there, and a
+//! longer first sentence with an `### Input:` section for requests that have an input. All of these are
+//! recognised.
 
 const OPENINGS: [&str; 2] = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -16,8 +17,9 @@ const RESPONSE: &str = "### Response:";
 
 /// The request inside a framed prompt, with an input on a line of its own as for Alpaca records.
 ///
-/// `None` if the text is not exactly one frame around one request: no opening, no response heading at the end, or
-/// headings inside the request (earlier turns or worked examples), where cutting the outer pair would leave halves.
+/// `None` if the text is not exactly one frame around one request: no opening, no response heading at the
+/// end, or headings inside the request (earlier turns or worked examples), where cutting the outer pair would
+/// leave halves.
 ///
 /// ```
 /// let prompt = "Below is an instruction that describes a task. Write a response that appropriately completes \
@@ -38,7 +40,8 @@ pub fn strip(prompt: &str) -> Option<String> {
     };
     let parts = [Some(instruction), input];
     let holds_heading = |text: &str| {
-        text.lines().any(|line| [INSTRUCTION, INPUT, RESPONSE].iter().any(|heading| line.starts_with(heading)))
+        text.lines()
+            .any(|line| [INSTRUCTION, INPUT, RESPONSE].iter().any(|heading| line.starts_with(heading)))
     };
     if instruction.is_empty() || parts.iter().flatten().any(|text| holds_heading(text)) {
         return None;
@@ -64,7 +67,10 @@ mod tests {
         check(&format!("{plain}\n\n### Instruction:\nA\n\n### Response:"), Some("A"));
         check(&format!("{plain}\r\n### Instruction:\r\nA\r\n### Response:\r\n"), Some("A"));
         check(&format!("{plain} ### Instruction: A\n### Response: "), Some("A"));
-        check(&format!("{with_input}\n\n### Instruction:\nA\n\n### Input:\nB\n\n### Response:\n"), Some("A\nB"));
+        check(
+            &format!("{with_input}\n\n### Instruction:\nA\n\n### Input:\nB\n\n### Response:\n"),
+            Some("A\nB"),
+        );
         check(&format!("{with_input}\n\n### Instruction:\nA\n\n### Input:\n\n### Response:\n"), Some("A"));
     }
 

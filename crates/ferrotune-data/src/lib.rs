@@ -1,11 +1,11 @@
 //! Instruction datasets: readers, templates, tokenization, splitting, masking and batching.
 //!
-//! A record goes one way through this crate: [`read_file`] makes [`Record`]s of a data file and counts what it had to
-//! leave out, [`template`] turns a record into text, [`encode`](fn@encode) turns the text into a
-//! [`Sample`](ferrotune_core::Sample) with the positions to learn marked, [`prepare`](fn@prepare) does that for a whole
-//! list in parallel and behind a cache, [`split`](fn@split) deals records into parts, [`batches`] plans an epoch and
-//! [`Batch`] lays samples side by side. Everything is a pure function of its inputs and a seed, so a run can be repeated and
-//! resumed; nothing here knows tensors or prints.
+//! A record goes one way through this crate: [`read_file`] makes [`Record`]s of a data file and counts what
+//! it had to leave out, [`template`] turns a record into text, [`encode`](fn@encode) turns the text into a
+//! [`Sample`](ferrotune_core::Sample) with the positions to learn marked, [`prepare`](fn@prepare) does that
+//! for a whole list in parallel and behind a cache, [`split`](fn@split) deals records into parts, [`batches`]
+//! plans an epoch and [`Batch`] lays samples side by side. Everything is a pure function of its inputs and a
+//! seed, so a run can be repeated and resumed; nothing here knows tensors or prints.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -41,6 +41,6 @@ pub use error::Error;
 pub use prepare::{Counts, PrepareReport, Prepared, Progress, kept_by_all, prepare};
 pub use read::{FileReport, Format, LISTED_REJECTIONS, Reason, Rejection, Strictness, read_file, read_files};
 pub use record::{Origin, Place, Preamble, Record, Turn};
-pub use split::{Split, SplitSizes, split};
+pub use split::{Split, SplitCounts, SplitSizes, split};
 pub use template::{Rendered, Segment};
 pub use tokenizer::Tokenizer;

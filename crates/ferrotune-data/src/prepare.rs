@@ -43,8 +43,8 @@ impl Prepared {
 
 /// The records that every one of several preparations kept, in ascending order.
 ///
-/// Tokenizers count differently, so a length filter keeps other records for each. Models that are to be compared must
-/// be trained on the same ones: split these.
+/// Tokenizers count differently, so a length filter keeps other records for each. Models that are to be
+/// compared must be trained on the same ones: split these.
 #[must_use]
 pub fn kept_by_all(prepared: &[&Prepared]) -> Vec<usize> {
     let Some((first, others)) = prepared.split_first() else { return Vec::new() };
@@ -119,13 +119,14 @@ pub struct Progress {
 
 /// Encodes records in parallel on rayon's current pool.
 ///
-/// `progress` is called from many threads after about every hundredth record and once at the end with
-/// `done == total`. With `cache_folder` the result is kept in a file named by the content of records, tokenizer, template
-/// and limits, and read back the next time; a damaged file is rebuilt. A cache that cannot be written costs a warning,
-/// not the run: [`PrepareReport::cache`] says what happened.
+/// `progress` is called from many threads after about every hundredth record and once at the end with `done
+/// == total`. With `cache_folder` the result is kept in a file named by the content of records, tokenizer,
+/// template and limits, and read back the next time; a damaged file is rebuilt. A cache that cannot be
+/// written costs a warning, not the run: [`PrepareReport::cache`] says what happened.
 ///
 /// # Errors
-/// Limits that cannot be meant, a tokenizer without BOS or EOS, a text that it refuses (the first in record order).
+/// Limits that cannot be meant, a tokenizer without BOS or EOS, a text that it refuses (the first in record
+/// order).
 pub fn prepare(
     records: &[Record],
     tokenizer: &dyn Tokenize,

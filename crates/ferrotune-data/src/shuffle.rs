@@ -8,10 +8,10 @@ use rand_chacha::{
 
 /// A permutation of `0..length` drawn from `seeds`; equal arguments give equal results on every machine.
 ///
-/// The stream is ChaCha8 keyed with the SHA-256 of the purpose and the seeds, so that neighbouring seeds and different
-/// purposes are independent. The shuffle is Fisher and Yates' from the end, each index drawn without bias by
-/// rejection. Only the cipher comes from a library; the rest is written here because a library may change how it
-/// expands a seed or draws from a range, and a split must outlive that.
+/// The stream is ChaCha8 keyed with the SHA-256 of the purpose and the seeds, so that neighbouring seeds and
+/// different purposes are independent. The shuffle is Fisher and Yates' from the end, each index drawn
+/// without bias by rejection. Only the cipher comes from a library; the rest is written here because a
+/// library may change how it expands a seed or draws from a range, and a split must outlive that.
 pub(crate) fn permutation(length: usize, purpose: &str, seeds: &[u64]) -> Vec<usize> {
     let mut random = generator(purpose, seeds);
     let mut order: Vec<usize> = (0..length).collect();
@@ -27,7 +27,8 @@ fn generator(purpose: &str, seeds: &[u64]) -> ChaCha8Rng {
     let digest = digest::of_bytes(text.as_bytes());
     let mut key = [0; 32];
     for (byte, pair) in key.iter_mut().zip(digest.as_bytes().chunks_exact(2)) {
-        *byte = pair.iter().fold(0, |value, &digit| value * 16 + (digit as char).to_digit(16).unwrap_or(0) as u8);
+        *byte =
+            pair.iter().fold(0, |value, &digit| value * 16 + (digit as char).to_digit(16).unwrap_or(0) as u8);
     }
     ChaCha8Rng::from_seed(key)
 }

@@ -16,9 +16,10 @@ struct Claim {
 
 /// BOS, EOS and pad as all files of the folder agree on them.
 ///
-/// `tokenizer_config.json` and `special_tokens_map.json` name tokens, `config.json` and `generation_config.json` name
-/// ids. A list of EOS ids (chat checkpoints stop at several) allows each of its members; where only lists speak, the
-/// first member counts. Negative ids, which old LLaMA configurations use for "none", are passed over.
+/// `tokenizer_config.json` and `special_tokens_map.json` name tokens, `config.json` and
+/// `generation_config.json` name ids. A list of EOS ids (chat checkpoints stop at several) allows each of its
+/// members; where only lists speak, the first member counts. Negative ids, which old LLaMA configurations use
+/// for "none", are passed over.
 ///
 /// # Errors
 /// A file is not JSON, names a token or an id outside the vocabulary, or contradicts another.
@@ -41,17 +42,20 @@ pub(crate) fn resolve(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Resul
             let Some(value) = file.get(&key).filter(|value| !value.is_null()) else { continue };
             let invalid = |problem: String| Error::TokenizerFile { path: folder.join(name), problem };
             let ids = if *by_id {
-                ids(value).ok_or_else(|| invalid(format!("`{key}` is {value}, expected an id or a list of ids")))?
+                ids(value)
+                    .ok_or_else(|| invalid(format!("`{key}` is {value}, expected an id or a list of ids")))?
             } else {
-                let token = content(value)
-                    .ok_or_else(|| invalid(format!("`{key}` is {value}, expected a token")))?;
+                let token =
+                    content(value).ok_or_else(|| invalid(format!("`{key}` is {value}, expected a token")))?;
                 let id = tokenizer.token_to_id(token).ok_or_else(|| {
                     invalid(format!("`{key}` is `{token}`, which the vocabulary of tokenizer.json lacks"))
                 })?;
                 vec![id]
             };
             if let Some(id) = ids.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
-                return Err(invalid(format!("`{key}` is {id}, which the vocabulary of tokenizer.json lacks")));
+                return Err(invalid(format!(
+                    "`{key}` is {id}, which the vocabulary of tokenizer.json lacks"
+                )));
             }
             if !ids.is_empty() {
                 claims.push(Claim { from: format!("{key} of {name}"), said: value.to_string(), ids });
@@ -76,19 +80,16 @@ fn agree(folder: &Path, role: &'static str, claims: &[Claim]) -> Result<Option<u
     Err(Error::SpecialTokenConflict {
         folder: folder.to_owned(),
         role,
-        first: narrowest.from.clone(),
-        first_value: named(narrowest),
-        second: other.from.clone(),
-        second_value: named(other),
+        first: named(narrowest),
+        second: named(other),
     })
 }
 
 fn named(claim: &Claim) -> String {
-    let ids: Vec<String> = claim.ids.iter().map(u32::to_string).collect();
-    if claim.said.starts_with(['"', '{']) {
-        format!("{} (id {})", claim.said, ids.join(", "))
-    } else {
-        claim.said.clone()
+    let Claim { from, said, ids } = claim;
+    match ids.as_slice() {
+        [id] if said.starts_with(['"', '{']) => format!("{said} (id {id}) in {from}"),
+        _ => format!("{said} in {from}"),
     }
 }
 
@@ -100,10 +101,9 @@ fn read_object(path: &Path) -> Result<Option<Value>, Error> {
     };
     match serde_json::from_slice(&bytes) {
         Ok(value @ Value::Object(_)) => Ok(Some(value)),
-        Ok(_) => Err(Error::TokenizerFile {
-            path: path.to_owned(),
-            problem: "it holds no JSON object".to_owned(),
-        }),
+        Ok(_) => {
+            Err(Error::TokenizerFile { path: path.to_owned(), problem: "it holds no JSON object".to_owned() })
+        }
         Err(problem) => {
             Err(Error::TokenizerFile { path: path.to_owned(), problem: format!("malformed JSON, {problem}") })
         }
@@ -121,7 +121,9 @@ fn ids(value: &Value) -> Option<Vec<u32>> {
         _ => value.as_u64().and_then(|id| u32::try_from(id).ok()).map(Some),
     };
     match value {
-        Value::Array(list) => list.iter().map(id).collect::<Option<Vec<_>>>().map(|ids| ids.into_iter().flatten().collect()),
+        Value::Array(list) => {
+            list.iter().map(id).collect::<Option<Vec<_>>>().map(|ids| ids.into_iter().flatten().collect())
+        }
         single => id(single).map(|id| id.into_iter().collect()),
     }
 }

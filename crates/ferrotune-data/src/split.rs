@@ -19,8 +19,8 @@ pub enum SplitSizes {
     },
     /// Shares of all records in 0..=1, with a sum of at most 1; what remains is unused.
     ///
-    /// Each boundary is the cumulative share times the number of records, rounded to nearest, so that shares that
-    /// sum to 1 leave nothing over.
+    /// Each boundary is the cumulative share times the number of records, rounded to nearest, so that shares
+    /// that sum to 1 leave nothing over.
     Fractions {
         /// Training part.
         train: f64,
@@ -44,11 +44,37 @@ pub struct Split {
     pub unused: Vec<usize>,
 }
 
+impl Split {
+    /// How large each part is, for reports.
+    #[must_use]
+    pub fn counts(&self) -> SplitCounts {
+        SplitCounts {
+            train: self.train.len(),
+            validation: self.validation.len(),
+            test: self.test.len(),
+            unused: self.unused.len(),
+        }
+    }
+}
+
+/// Numbers of records of each part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitCounts {
+    /// Training part.
+    pub train: usize,
+    /// Validation part.
+    pub validation: usize,
+    /// Test part.
+    pub test: usize,
+    /// Records of no part.
+    pub unused: usize,
+}
+
 /// Splits `0..records` by a seeded permutation that is the same on every platform.
 ///
 /// # Errors
-/// [`Error::SplitTooLarge`] where counts exceed the records, [`Error::Setting`] for shares outside 0..=1 or with a sum
-/// above 1.
+/// [`Error::SplitTooLarge`] where counts exceed the records, [`Error::Setting`] for shares outside 0..=1 or
+/// with a sum above 1.
 ///
 /// ```
 /// use ferrotune_data::{SplitSizes, split};
@@ -60,12 +86,7 @@ pub fn split(records: usize, sizes: SplitSizes, seed: u64) -> Result<Split, Erro
     let [train, validation, test] = counts(records, sizes)?;
     let mut order = shuffle::permutation(records, "split", &[seed]).into_iter();
     let mut part = |count| order.by_ref().take(count).collect();
-    Ok(Split {
-        train: part(train),
-        validation: part(validation),
-        test: part(test),
-        unused: part(records),
-    })
+    Ok(Split { train: part(train), validation: part(validation), test: part(test), unused: part(records) })
 }
 
 fn counts(records: usize, sizes: SplitSizes) -> Result<[usize; 3], Error> {

@@ -15,8 +15,7 @@ use std::ops::Range;
 use crate::{Preamble, Record};
 
 /// The sentence between `[INST]` and the request.
-pub const PREAMBLE: &str =
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+pub const PREAMBLE: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
 
 /// Names the template in cache keys and reports; changes with every change of the text it renders.
 pub const TEMPLATE: &str = "instruction-v1";
@@ -65,8 +64,8 @@ pub fn render(record: &Record) -> Rendered {
 
 /// The text of a record up to where the model answers its last request: that response is left out.
 ///
-/// The last segment ends with the blank line after `[/INST]`; see [`encode_prompt`](crate::encode_prompt) for how its
-/// ids relate to those of the whole record.
+/// The last segment ends with the blank line after `[/INST]`; see [`encode_prompt`](crate::encode_prompt) for
+/// how its ids relate to those of the whole record.
 #[must_use]
 pub fn render_prompt(record: &Record) -> Rendered {
     let mut rendered = render(record);

@@ -11,9 +11,9 @@ const FINGERPRINT_VERSION: &str = "ferrotune tokenizer 1";
 
 /// A Hugging Face tokenizer that adds nothing and takes text for text.
 ///
-/// The file's own post-processor, truncation and padding are not used, and a special token spelt in a text (`</s>`) is
-/// encoded as the characters it is written with, as SentencePiece does: a response that talks about `</s>` must not
-/// end the sequence. Encoding is a pure function and may be called from many threads.
+/// The file's own post-processor, truncation and padding are not used, and a special token spelt in a text
+/// (`</s>`) is encoded as the characters it is written with, as SentencePiece does: a response that talks
+/// about `</s>` must not end the sequence. Encoding is a pure function and may be called from many threads.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -24,13 +24,13 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, and the special ids from the JSON files beside it
-    /// (`tokenizer_config.json`, `special_tokens_map.json`, `config.json`, `generation_config.json`; each may be
-    /// absent).
+    /// (`tokenizer_config.json`, `special_tokens_map.json`, `config.json`, `generation_config.json`; each may
+    /// be absent).
     ///
     /// # Errors
-    /// [`Error::NoTokenizer`] where the folder has none (with the remedy if it holds a SentencePiece model only),
-    /// [`Error::TokenizerFile`] for a file that cannot be understood, [`Error::SpecialTokenConflict`] where files
-    /// disagree.
+    /// [`Error::NoTokenizer`] where the folder has none (with the remedy if it holds a SentencePiece model
+    /// only), [`Error::TokenizerFile`] for a file that cannot be understood, [`Error::SpecialTokenConflict`]
+    /// where files disagree.
     pub fn from_folder(folder: &Path) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
         let bytes = match std::fs::read(&path) {
@@ -62,7 +62,8 @@ impl Tokenizer {
 
     /// Holds the file to the promise of [`Tokenize`]: no text may become BOS or EOS.
     ///
-    /// An added token that is not marked special, or merges that build a special token's spelling, would break it.
+    /// An added token that is not marked special, or merges that build a special token's spelling, would
+    /// break it.
     fn check_that_text_stays_text(&self) -> Result<(), String> {
         let specials = [("bos", self.special.bos), ("eos", self.special.eos)];
         for (role, id, token) in
@@ -93,15 +94,17 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenize for Tokenizer {
-    /// Offsets are byte ranges of `text`. All byte-fallback tokens of one character cover that whole character, and a
-    /// piece that begins with the word mark covers the space that the mark stands for, if there is one.
+    /// Offsets are byte ranges of `text`. All byte-fallback tokens of one character cover that whole
+    /// character, and a piece that begins with the word mark covers the space that the mark stands for, if
+    /// there is one.
     fn encode(&self, text: &str) -> Result<Encoding, BoxError> {
         let encoding = self.inner.encode(text, false)?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| Range { start, end }).collect();
         Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets })
     }
 
-    /// SentencePiece decoders drop one space at the beginning of a text, also where `ids` are the middle of one.
+    /// SentencePiece decoders drop one space at the beginning of a text, also where `ids` are the middle of
+    /// one.
     fn decode(&self, ids: &[u32]) -> Result<String, BoxError> {
         self.inner.decode(ids, true)
     }

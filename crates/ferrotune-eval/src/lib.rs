@@ -8,8 +8,9 @@
 //! - [`Measurement`], [`Tally`]: what a metric found: a score or a counted [`Failure`] for every sample, and the
 //!   statistics whose sum is the value, which is what bootstraps and paired tests resample.
 //! - [`Record`], [`SampleLine`]: what is written down; [`rescorable_pairs`] scores a written file again.
-//! - [`bleu`], [`rouge`], [`exact_match`], [`similarity`], [`perplexity`], [`loss`]: the metrics.
-//! - [`statistics`]: intervals and standard errors.
+//! - [`bleu`], [`chrf`], [`rouge`], [`meteor`], [`exact_match`], [`similarity`], [`bert_score`], [`perplexity`],
+//!   [`loss`]: the metrics.
+//! - [`statistics`]: intervals, standard errors, comparisons of two models; [`sacrebleu`]: that package's own tests.
 //!
 //! A metric that cannot be measured says so and why. A sample that cannot be scored is a failure that is counted and
 //! never averaged away.
@@ -36,11 +37,15 @@ mod registry;
 mod samples;
 mod tally;
 
+pub mod bert_score;
 pub mod bleu;
+pub mod chrf;
 pub mod exact_match;
 pub mod loss;
+pub mod meteor;
 pub mod perplexity;
 pub mod rouge;
+pub mod sacrebleu;
 pub mod similarity;
 pub mod statistics;
 

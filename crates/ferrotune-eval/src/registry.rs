@@ -4,8 +4,11 @@ use ferrotune_core::Embedder;
 
 use crate::{
     Error, Metric, Result, Unavailable,
+    bert_score::{BertScore, TokenEmbedder, TokenWeights},
     bleu::{Bleu, BleuConfig},
+    chrf::{Chrf, ChrfConfig},
     exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
+    meteor::{Meteor, MeteorConfig, SynonymLookup, WordNet},
     rouge::{Rouge, RougeKind, Stemming},
     similarity::SemanticSimilarity,
 };
@@ -32,9 +35,12 @@ impl Registry {
         Self::default()
     }
 
-    /// All metrics over texts that this crate has, with the references' default settings: `bleu`; `rouge` for the four
-    /// usual kinds, `rouge1` to `rouge9`, `rougeL`, `rougeLsum`, all without a stemmer; `exact_match`, `squad_em`,
-    /// `token_f1`. `semantic_similarity` is known, and reported as not measured until an encoder is given.
+    /// All metrics over texts that this crate has, with the references' default settings: `bleu`, `chrf`; `rouge` for
+    /// the four usual kinds, `rouge1` to `rouge9`, `rougeL`, `rougeLsum`, `rougeS4`, `rougeSU4`, all without a stemmer;
+    /// `meteor` without a dictionary, and named so; `exact_match`, `squad_em`, `token_f1`.
+    ///
+    /// `meteor_corrected`, `semantic_similarity` and `bert_score` are known, and reported as not measured until a
+    /// dictionary or an encoder is given.
     ///
     /// # Errors
     /// None with the settings used here; the constructors' errors are passed on.
@@ -46,20 +52,24 @@ impl Registry {
             "rouge",
             rouge(vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum])?,
         )?;
-        let kinds = (1..=9).map(RougeKind::N).chain([RougeKind::L, RougeKind::Lsum]);
-        for kind in kinds {
+        let skip = Some(4);
+        let others = [RougeKind::L, RougeKind::Lsum, RougeKind::S { skip }, RougeKind::Su { skip }];
+        for kind in (1..=9).map(RougeKind::N).chain(others) {
             registry.insert(kind.to_string(), rouge(vec![kind])?)?;
         }
         registry.insert("exact_match", RawExactMatch::default())?;
         registry.insert("squad_em", SquadExactMatch::default())?;
         registry.insert("token_f1", TokenF1::default())?;
-        registry.insert(
-            "semantic_similarity",
-            Unavailable {
-                metric: "semantic_similarity".to_owned(),
-                reason: "no sentence encoder was given".to_owned(),
-            },
-        )?;
+        registry.insert("chrf", Chrf::new(ChrfConfig::default())?)?;
+        registry.insert("meteor", Meteor::new(MeteorConfig::default(), None)?)?;
+        for (metric, reason) in [
+            ("semantic_similarity", "no sentence encoder was given"),
+            ("bert_score", "no token encoder was given"),
+            ("meteor_corrected", "no wordnet folder was given"),
+        ] {
+            let unavailable = Unavailable { metric: metric.to_owned(), reason: reason.to_owned() };
+            registry.insert(metric, unavailable)?;
+        }
         Ok(registry)
     }
 
@@ -68,6 +78,24 @@ impl Registry {
     pub fn with_encoder(mut self, encoder: Arc<dyn Embedder>) -> Self {
         self.replace("semantic_similarity", SemanticSimilarity::new(encoder));
         self
+    }
+
+    /// The same registry with `bert_score` over this encoder, with equal weights and not rescaled.
+    #[must_use]
+    pub fn with_token_encoder(mut self, encoder: Arc<dyn TokenEmbedder>) -> Self {
+        self.replace("bert_score", BertScore::new(encoder, TokenWeights::Equal));
+        self
+    }
+
+    /// The same registry with synonyms for `meteor` (nltk's rules) and `meteor_corrected`.
+    ///
+    /// # Errors
+    /// None with the settings used here; the constructor's errors are passed on.
+    pub fn with_wordnet(mut self, wordnet: &Arc<WordNet>) -> Result<Self> {
+        let corrected = MeteorConfig { lookup: SynonymLookup::Words, ..MeteorConfig::default() };
+        self.replace("meteor", Meteor::new(MeteorConfig::default(), Some(Arc::clone(wordnet)))?);
+        self.replace("meteor_corrected", Meteor::new(corrected, Some(Arc::clone(wordnet)))?);
+        Ok(self)
     }
 
     /// Adds a metric under a new name.

@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 
 type Finish = dyn Fn(&[f64]) -> f64 + Send + Sync;
 
@@ -59,6 +59,12 @@ impl Tally {
     #[must_use]
     pub fn value_of(&self, indices: &[usize]) -> f64 {
         self.sum_over(indices.iter().copied(), |sums| (self.finish)(sums))
+    }
+
+    /// The samples with these indices, in that order, as a tally of their own.
+    #[must_use]
+    pub fn select(&self, indices: &[usize]) -> Self {
+        Self { rows: self.rows.select(Axis(0), indices), finish: Arc::clone(&self.finish) }
     }
 
     /// The statistics, `[samples, statistics]`.

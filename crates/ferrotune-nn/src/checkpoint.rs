@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, tensor::Metadata};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, WeightSource};
@@ -178,9 +178,10 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
     if header_bytes > MAX_HEADER_BYTES || header_bytes + 8 > file_bytes {
         return Err(damaged(format!("its header claims {header_bytes} bytes and the file has {file_bytes}")));
     }
-    let mut header = vec![0; header_bytes as usize + 8];
-    file.read_exact_at(&mut header, 0).map_err(io)?;
-    let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| damaged(error.to_string()))?;
+    let mut header = vec![0; header_bytes as usize];
+    file.read_exact_at(&mut header, 8).map_err(io)?;
+    // Parsing checks that the tensors lie side by side, each with the bytes that its shape and type need.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
     let data_start = header_bytes + 8;
     let expected = data_start + metadata.data_len() as u64;
     if expected != file_bytes {

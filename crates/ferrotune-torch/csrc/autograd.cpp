@@ -46,12 +46,10 @@ class RustNode final : public Node {
   RustNode(std::shared_ptr<void> call, const Callbacks& callbacks, std::string name)
       : call_(std::move(call)), callbacks_(callbacks), name_(std::move(name)) {}
 
-  // Saved without their history: it would be of use only to a second derivative, which is refused, and a saved output
-  // that held its own node would never be freed. The version counter stays shared, so libtorch still notices a saved
-  // tensor that was changed in place.
+  // A saved output makes no cycle: what carries the node is a handle of its own (`as_output`).
   void save(const variable_list& tensors) {
     for (const auto& tensor : tensors) {
-      saved_.emplace_back(tensor.defined() ? tensor.detach() : tensor, /*is_output=*/false);
+      saved_.emplace_back(tensor, /*is_output=*/false);
     }
   }
 
@@ -106,7 +104,8 @@ class RustNode final : public Node {
     variable_list tensors;
     for (const auto& variable : saved_) {
       auto tensor = variable.unpack();
-      // A fresh handle: asking it for gradients must not mark the saved one.
+      // A fresh handle, without history, which is of use only to the refused second derivative: asking it for gradients
+      // must not mark the saved one.
       tensors.push_back(tensor.defined() ? tensor.detach() : tensor);
     }
     std::vector<Tensor*> list;
@@ -121,7 +120,8 @@ class RustNode final : public Node {
   bool released_ = false;
 };
 
-// A handle of its own for an output, so that giving it a history changes no tensor that someone else holds.
+// A handle of its own for an output, so that giving it a history changes no tensor that someone else holds. It shares
+// the version counter, so that libtorch notices a saved output that was changed in place.
 Tensor as_output(const Tensor& output, const variable_list& inputs) {
   const bool aliases = std::any_of(inputs.begin(), inputs.end(), [&](const Tensor& input) {
     return input.defined() && input.has_storage() && output.has_storage() && output.is_alias_of(input);

@@ -51,6 +51,11 @@ uint64_t ferrotune_torch_runtime_version() {
   return aoti_torch_abi_version();
 }
 
+// Whether libtorch calls its CUDA half. The stand-in that it calls otherwise says no here.
+bool ferrotune_torch_cuda_is_linked(bool* result, Failure* failure) {
+  return guarded(failure, [&] { *result = at::detail::getCUDAHooks().hasCUDART(); });
+}
+
 bool ferrotune_torch_has_cuda(bool* result, Failure* failure) {
   return guarded(failure, [&] { *result = at::globalContext().hasCUDA(); });
 }

@@ -2,8 +2,8 @@
 //!
 //! Programs are linked against libtorch's CPU half only. [`load`] brings the CUDA half, `libtorch_cuda.so`, into the
 //! process if there is one. It must run before anything asks libtorch about CUDA, because libtorch keeps its first
-//! answer: before `tch::Cuda::is_available`, `tch::manual_seed` and the first tensor on a CUDA device. [`device`] and
-//! [`is_available`] call it themselves, so a program that begins with them is right.
+//! answer: before `tch::Cuda::is_available`, `tch::manual_seed`, the first backward pass and the first tensor on a CUDA
+//! device. [`device`] and [`is_available`] call it themselves, so a program that begins with one of them is right.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -32,6 +32,12 @@ pub enum CudaLibrary {
         /// Where it came from.
         path: PathBuf,
     },
+    /// The CUDA half is in the process, too late: libtorch was asked about CUDA before, and keeps to its answer that
+    /// there is none.
+    TooLate {
+        /// Where it came from.
+        path: PathBuf,
+    },
     /// There is none.
     NotFound {
         /// The folders that were looked in, besides the loader's own.
@@ -50,10 +56,15 @@ impl fmt::Display for CudaLibrary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loaded { path } => write!(f, "libtorch's CUDA half was loaded from `{}`", path.display()),
+            Self::TooLate { path } => write!(
+                f,
+                "`{}` was loaded after libtorch had been asked about CUDA: choose the device before everything else",
+                path.display()
+            ),
             Self::NotFound { searched } => {
                 write!(f, "no {CUDA_HALF} ")?;
                 for folder in searched {
-                    write!(f, "in `{}`, ", folder.display())?;
+                    write!(f, "in `{}` or ", folder.display())?;
                 }
                 write!(
                     f,
@@ -68,8 +79,9 @@ impl fmt::Display for CudaLibrary {
 /// Brings libtorch's CUDA half into the process, once; later calls return the first outcome.
 ///
 /// Looks in [`LIBRARY_VARIABLE`], then beside the `libtorch_cpu.so` that is loaded, then where the system's loader looks.
-/// What lies at the first place that has one is taken or refused. It is refused if the `libtorch_cpu.so` beside it is
-/// not the loaded one, byte for byte: the two halves share C++ types and must be of one build.
+/// What lies at the first place that has one is taken or refused; a name in [`LIBRARY_VARIABLE`] that leads nowhere is
+/// refused too. A library is refused if the `libtorch_cpu.so` beside it is not the loaded one, byte for byte: the two
+/// halves share C++ types and must be of one build. (Where none lies beside it, the symbols must fit.)
 ///
 /// Nothing is an error here: without CUDA there is the CPU.
 pub fn load() -> CudaLibrary {
@@ -78,7 +90,7 @@ pub fn load() -> CudaLibrary {
         .get_or_init(|| {
             let outcome = find_and_load();
             match &outcome {
-                CudaLibrary::Refused { .. } => tracing::warn!("{outcome}"),
+                CudaLibrary::Refused { .. } | CudaLibrary::TooLate { .. } => tracing::warn!("{outcome}"),
                 _ => tracing::debug!("{outcome}"),
             }
             outcome
@@ -147,7 +159,7 @@ pub fn device(name: &str) -> Result<Device> {
 
 fn find_and_load() -> CudaLibrary {
     if let Some(path) = loaded_library(CUDA_HALF) {
-        return CudaLibrary::Loaded { path };
+        return loaded(path);
     }
     let mut searched = Vec::new();
     if let Some(named) = env::var_os(LIBRARY_VARIABLE).filter(|value| !value.is_empty()) {
@@ -175,8 +187,16 @@ fn load_file(path: PathBuf) -> CudaLibrary {
         return CudaLibrary::Refused { path, reason };
     }
     match ffi::load_global(path.as_os_str()) {
-        Ok(()) => CudaLibrary::Loaded { path },
+        Ok(()) => loaded(path),
         Err(reason) => CudaLibrary::Refused { path, reason },
+    }
+}
+
+fn loaded(path: PathBuf) -> CudaLibrary {
+    match ffi::cuda_is_linked() {
+        Ok(true) => CudaLibrary::Loaded { path },
+        Ok(false) => CudaLibrary::TooLate { path },
+        Err(error) => CudaLibrary::Refused { path, reason: error.to_string() },
     }
 }
 
@@ -190,7 +210,7 @@ fn load_by_name(searched: Vec<PathBuf>) -> CudaLibrary {
     }
     let path = loaded_library(CUDA_HALF).unwrap_or_else(|| CUDA_HALF.into());
     match same_build(&path) {
-        Ok(()) => CudaLibrary::Loaded { path },
+        Ok(()) => loaded(path),
         Err(reason) => CudaLibrary::Refused { path, reason },
     }
 }

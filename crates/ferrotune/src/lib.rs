@@ -1,1 +1,26 @@
 //! Fine-tune LLaMA 2 and Mixtral with LoRA on libtorch, and measure whether it helped.
+//!
+//! This crate composes the others and re-exports them: [`AutoCausalLm`] opens a Hugging Face folder of any family,
+//! [`ScoredModel`] gives evaluation what it needs of a model, [`study`] trains and compares several models and
+//! [`report`] writes down what came out.
+
+pub use ferrotune_adapters as adapters;
+pub use ferrotune_bert as bert;
+pub use ferrotune_core as core;
+pub use ferrotune_data as data;
+pub use ferrotune_eval as eval;
+pub use ferrotune_llama2 as llama2;
+pub use ferrotune_mixtral as mixtral;
+pub use ferrotune_nn as nn;
+pub use ferrotune_torch as torch;
+pub use ferrotune_trainer as trainer;
+
+mod auto;
+mod error;
+mod scored;
+mod upcycle;
+
+pub use auto::{Architecture, AutoCausalLm, LoadOptions};
+pub use error::{Error, Result};
+pub use scored::ScoredModel;
+pub use upcycle::{Upcycle, upcycle};

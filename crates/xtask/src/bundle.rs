@@ -65,14 +65,25 @@ pub(crate) fn install(root: &Path, host: &Host, bundle: &Bundle) -> Result<()> {
         .and_then(|()| publish(&folder, &fresh, &staging.join("old")));
     let keep_wheels = matches!(&result, Err(error) if !matches!(error, Error::DiskFull { .. } | Error::DiskTooSmall { .. }));
     tidy(&staging, &wheels, keep_wheels);
+    // The staging folder is gone by now; what people know is the place.
     result.map_err(|error| match error {
-        Error::DiskFull { path, .. } => Error::DiskFull { what: bundle.name.to_owned(), path },
+        Error::DiskFull { .. } => Error::DiskFull { what: bundle.name.to_owned(), path: folder },
+        Error::DiskTooSmall { what, needed, free, .. } => {
+            Error::DiskTooSmall { what, path: folder, needed, free }
+        }
         other => other,
     })
 }
 
 fn make(host: &Host, bundle: &Bundle, wheels: &Path, fresh: &Path) -> Result<()> {
     remove(fresh)?;
+    // What killed runs were downloading: each may be as large as the whole.
+    for entry in fs::read_dir(wheels).map_err(io_error("read", wheels))? {
+        let path = entry.map_err(io_error("read", wheels))?.path();
+        if path.is_dir() {
+            remove(&path)?;
+        }
+    }
     let present: u64 =
         bundle.wheels.iter().map(|wheel| fs::metadata(wheels.join(wheel.file)).map_or(0, |m| m.len())).sum();
     host.check_space(wheels, bundle.peak_bytes().saturating_sub(present), bundle.name)?;

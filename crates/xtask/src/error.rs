@@ -96,10 +96,10 @@ pub(crate) enum Error {
     LibtorchIncomplete { folder: PathBuf, missing: &'static str, remedy: &'static str },
 
     #[error(
-        "LIBTORCH_USE_PYTORCH is set and this project does not follow it: unset it, and set LIBTORCH to the `torch` folder of \
-         that Python environment to use its libtorch"
+        "{name} is set and this project does not follow it: unset it, and set LIBTORCH to the absolute path of the one \
+         libtorch to use (in a Python environment, the folder of its `torch` package)"
     )]
-    UsesPytorch,
+    VariableNotFollowed { name: &'static str },
 
     #[error("`{}` was not written by this set-up and lacks `{missing}`: move it away, or complete it, and run this again", folder.display())]
     ForeignFolder { folder: PathBuf, missing: &'static str },

@@ -25,6 +25,10 @@ const CUDA_LIBRARY: &str = "lib/libtorch_cuda.so";
 #[cfg(not(target_os = "linux"))]
 const CUDA_LIBRARY: &str = "lib/torch_cuda.lib";
 
+/// Variables that `torch-sys` follows and `ferrotune-torch` does not: the two would build against different libraries.
+const NOT_FOLLOWED: [&str; 4] =
+    ["LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB", "LIBTORCH_STATIC"];
+
 /// Where libtorch comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -48,10 +52,10 @@ impl Source {
     /// that value means the workspace's own.
     ///
     /// # Errors
-    /// [`Error::UsesPytorch`], [`Error::LibtorchNotAbsolute`].
+    /// [`Error::VariableNotFollowed`], [`Error::LibtorchNotAbsolute`].
     pub(crate) fn from_env(root: &Path) -> Result<Self> {
-        if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
-            return Err(Error::UsesPytorch);
+        if let Some(name) = NOT_FOLLOWED.into_iter().find(|name| env::var_os(name).is_some()) {
+            return Err(Error::VariableNotFollowed { name });
         }
         match env::var_os("LIBTORCH") {
             None => Ok(Self::Workspace),

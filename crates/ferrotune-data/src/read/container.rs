@@ -88,9 +88,7 @@ pub(super) fn open(
 /// Everything that is left of `bytes`.
 pub(super) fn to_end(path: &Path, mut bytes: Box<dyn BufRead>) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
-    bytes
-        .read_to_end(&mut all)
-        .map_err(|source: io::Error| Error::Read { path: path.to_owned(), source })?;
+    bytes.read_to_end(&mut all).map_err(|source: io::Error| Error::Read { path: path.to_owned(), source })?;
     Ok(all)
 }
 
@@ -118,7 +116,10 @@ fn contradiction(container: Container, head: &[u8]) -> Found {
         Container::Json if is_binary => Some(("JSON", describe(head))),
         Container::Json if first == Some(&b'{') => Some((
             "a JSON array of records",
-            ("begins with an object", "put the records in an array, or name a file of one object a line .jsonl"),
+            (
+                "begins with an object",
+                "put the records in an array, or name a file of one object a line .jsonl",
+            ),
         )),
         Container::Json if first.is_some_and(|&byte| byte != b'[') => Some((
             "a JSON array of records",

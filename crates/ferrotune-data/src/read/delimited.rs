@@ -1,8 +1,8 @@
 //! CSV and TSV with a header row, quoted as RFC 4180 says.
 
-use std::{collections::HashSet, io::BufRead, path::Path};
+use std::{collections::HashSet, path::Path};
 
-use csv::{ByteRecord, ErrorKind, ReaderBuilder};
+use csv::{ByteRecord, ErrorKind, Position, ReaderBuilder};
 use serde_json::{Map, Value};
 
 use super::{Row, rejection::Reason};
@@ -11,22 +11,31 @@ use crate::{Error, Place};
 /// The rows below the header; the columns are those of the header.
 pub(super) fn rows(
     path: &Path,
-    bytes: Box<dyn BufRead>,
+    bytes: &[u8],
     delimiter: u8,
     mut take: impl FnMut(Row),
 ) -> Result<Vec<String>, Error> {
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bytes);
     let header = header(path, &mut reader)?;
     let mut record = ByteRecord::new();
+    // The reader passes over blank lines but takes the position before it does.
+    let line_of = |position: Option<&Position>| {
+        let Some(position) = position else { return 0 };
+        let rest =
+            usize::try_from(position.byte()).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+        let blank =
+            rest.iter().take_while(|byte| b"\r\n".contains(byte)).filter(|&&byte| byte == b'\n').count();
+        position.line() + blank as u64
+    };
     loop {
         match reader.read_byte_record(&mut record) {
             Ok(false) => return Ok(header),
             Ok(true) => {
-                let line = record.position().map_or(0, csv::Position::line);
+                let line = line_of(record.position());
                 take(Row { place: Place::Line(line), fields: fields(&header, &record) });
             }
             Err(problem) => {
-                let line = problem.position().map_or(0, csv::Position::line);
+                let line = line_of(problem.position());
                 match problem.into_kind() {
                     ErrorKind::UnequalLengths { expected_len, len, .. } => take(Row {
                         place: Place::Line(line),
@@ -46,7 +55,7 @@ pub(super) fn rows(
     }
 }
 
-fn header(path: &Path, reader: &mut csv::Reader<Box<dyn BufRead>>) -> Result<Vec<String>, Error> {
+fn header(path: &Path, reader: &mut csv::Reader<&[u8]>) -> Result<Vec<String>, Error> {
     let damaged = |problem: String| Error::Damaged {
         path: path.to_owned(),
         place: "the header, line 1".to_owned(),

@@ -9,8 +9,8 @@ use crate::{Error, Place};
 
 /// The elements of one JSON array.
 ///
-/// Bytes that are not UTF-8 are replaced one by one before parsing, so that only the elements that hold them are
-/// rejected; a structural fault leaves no boundary to trust and is an error.
+/// Bytes that are not UTF-8 are replaced one by one before parsing, so that only the elements that hold them
+/// are rejected; a structural fault leaves no boundary to trust and is an error.
 pub(super) fn array(path: &Path, mut bytes: Vec<u8>, mut take: impl FnMut(Row)) -> Result<(), Error> {
     let invalid = replace_invalid_utf8(&mut bytes);
     let damaged = |problem: &serde_json::Error| Error::Damaged {
@@ -39,7 +39,11 @@ pub(super) fn array(path: &Path, mut bytes: Vec<u8>, mut take: impl FnMut(Row)) 
 }
 
 /// One object a line; blank lines are passed over.
-pub(super) fn lines(path: &Path, mut bytes: Box<dyn BufRead>, mut take: impl FnMut(Row)) -> Result<(), Error> {
+pub(super) fn lines(
+    path: &Path,
+    mut bytes: Box<dyn BufRead>,
+    mut take: impl FnMut(Row),
+) -> Result<(), Error> {
     let mut buffer = Vec::new();
     for line in 1.. {
         buffer.clear();

@@ -30,12 +30,13 @@ pub enum Strictness {
 
 /// The records of one file, in file order, with the count of what was left out.
 ///
-/// The extension names the container (`.json` for one array, `.jsonl` or `.ndjson`, `.csv`, `.tsv`, `.parquet`, each
-/// optionally followed by `.gz` or `.zst`); the columns name the format unless `format` does.
+/// The extension names the container (`.json` for one array, `.jsonl` or `.ndjson`, `.csv`, `.tsv`,
+/// `.parquet`, each optionally followed by `.gz` or `.zst`); the columns name the format unless `format`
+/// does.
 ///
 /// # Errors
-/// The file cannot be read, contradicts its name, is structurally damaged, has no known columns, holds no usable
-/// record, or (strict) holds a bad one.
+/// The file cannot be read, contradicts its name, is structurally damaged, has no known columns, holds no
+/// usable record, or (strict) holds a bad one.
 pub fn read_file(
     path: &Path,
     format: Format,
@@ -43,8 +44,7 @@ pub fn read_file(
 ) -> Result<(Vec<Record>, FileReport), Error> {
     let rows = Rows::read(path, format)?;
     let format = rows.format(path, format)?;
-    let sha256 =
-        digest::of_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let sha256 = digest::of_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut report = FileReport::new(path.to_owned(), sha256, format);
     let file: Arc<Path> = Arc::from(path);
     let mut records = Vec::with_capacity(rows.list.len());
@@ -65,7 +65,7 @@ pub fn read_file(
             Err(reason) => {
                 let rejection = Rejection { place, reason };
                 if strictness == Strictness::Strict {
-                    return Err(Error::BadRecord { path: path.to_owned(), rejection });
+                    return Err(Error::BadRecord { path: path.to_owned(), rejection: Box::new(rejection) });
                 }
                 tracing::debug!(file = %path.display(), %rejection, "record dropped");
                 report.reject(rejection);
@@ -76,7 +76,7 @@ pub fn read_file(
         Some(first) if records.is_empty() => Err(Error::NothingKept {
             path: path.to_owned(),
             dropped: report.dropped,
-            first: first.clone(),
+            first: Box::new(first.clone()),
         }),
         _ => Ok((records, report)),
     }
@@ -122,8 +122,8 @@ impl Rows {
         let columns = match container {
             Container::Json => json::array(path, container::to_end(path, bytes)?, take).map(|()| None),
             Container::JsonLines => json::lines(path, bytes, take).map(|()| None),
-            Container::Csv => delimited::rows(path, bytes, b',', take).map(Some),
-            Container::Tsv => delimited::rows(path, bytes, b'\t', take).map(Some),
+            Container::Csv => delimited::rows(path, &container::to_end(path, bytes)?, b',', take).map(Some),
+            Container::Tsv => delimited::rows(path, &container::to_end(path, bytes)?, b'\t', take).map(Some),
             Container::Parquet => {
                 let source = match compression {
                     Compression::None => parquet::Source::File(
@@ -145,8 +145,8 @@ impl Rows {
 
     /// The format asked for, or the one that the columns show.
     ///
-    /// JSON has no header: there the first row that fits some format decides, so that a first row with a missing
-    /// field is reported as that and not as an unknown format.
+    /// JSON has no header: there the first row that fits some format decides, so that a first row with a
+    /// missing field is reported as that and not as an unknown format.
     fn format(&self, path: &Path, asked: Format) -> Result<Format, Error> {
         if let Some(columns) = &self.columns {
             return asked.resolve(path, columns);
@@ -166,7 +166,7 @@ impl Rows {
             (None, Some(Row { place, fields: Err(reason) })) => Err(Error::NothingKept {
                 path: path.to_owned(),
                 dropped: self.list.len() as u64,
-                first: Rejection { place: *place, reason: reason.clone() },
+                first: Box::new(Rejection { place: *place, reason: reason.clone() }),
             }),
             (first, _) => Err(Error::UnknownColumns {
                 path: path.to_owned(),

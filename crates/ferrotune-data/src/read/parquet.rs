@@ -1,10 +1,14 @@
 //! The text columns of a Parquet file.
 //!
-//! The columns are read one by one instead of through the `parquet` crate's row assembly: only the columns of the format
-//! are decoded, a cell that is not UTF-8 spoils its own row only, and a schema that lies about its lists is an error
-//! where the row assembly asserts. Arrow is not needed for a handful of string columns.
+//! The columns are read one by one instead of through the `parquet` crate's row assembly: only the columns of
+//! the format are decoded, a cell that is not UTF-8 spoils its own row only, and a schema that lies about its
+//! lists is an error where the row assembly asserts. Arrow is not needed for a handful of string columns.
 
-use std::{ops::Range, path::Path};
+use std::{
+    ops::Range,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
 
 use bytes::Bytes;
 use parquet::{
@@ -20,6 +24,9 @@ use serde_json::{Map, Value};
 use super::{Row, rejection::Reason};
 use crate::{Error, Format, Place};
 
+/// How many records are asked for in one call.
+const RECORDS_AT_ONCE: usize = 1 << 16;
+
 /// A text cell, `None` where it is null.
 type Cell = Result<Option<String>, Reason>;
 
@@ -30,10 +37,20 @@ pub(super) fn rows(
     format: Format,
     take: impl FnMut(Row),
 ) -> Result<Vec<String>, Error> {
-    match source {
+    // The decoder asserts on some pages of a damaged file instead of giving an error. What it had in hand is
+    // dropped, and rows that were taken before are dropped by the caller, so nothing half-done is seen
+    // afterwards.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| match source {
         Source::File(file) => read(path, file, format, take),
         Source::Bytes(bytes) => read(path, bytes, format, take),
-    }
+    }));
+    outcome.unwrap_or_else(|_| {
+        Err(Error::Damaged {
+            path: path.to_owned(),
+            place: "one of its pages".to_owned(),
+            problem: "its bytes cannot be decoded".to_owned(),
+        })
+    })
 }
 
 /// Where the bytes are; the format needs random access, so compressed files are unpacked into memory.
@@ -74,14 +91,17 @@ fn read<R: ChunkReader + 'static>(
         let place = format!("row group {group}");
         let group = reader.get_row_group(group).map_err(damaged(place.clone()))?;
         let count = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
-        let mut rows = vec![Ok(Map::new()); count];
+        // Sized by what is there, not by the count in the metadata, which a damaged file may put at 2^60.
+        let mut rows = Vec::new();
         for (index, leaf) in &wanted {
             let column = Column::read(&*group, *index, count).map_err(damaged(place.clone()))?;
-            if column.rows() != count {
-                let problem = format!("column {} has {} rows, expected {count}", leaf.name, column.rows());
+            let ranges = column.row_ranges();
+            if ranges.len() != count {
+                let problem = format!("column `{}` has {} rows, expected {count}", leaf.name, ranges.len());
                 return Err(Error::Damaged { path: path.to_owned(), place, problem });
             }
-            leaf.place(column, &mut rows);
+            rows.resize_with(count, || Ok(Map::new()));
+            leaf.place(column, ranges, &mut rows);
         }
         for fields in rows {
             take(Row { place: Place::Row(first_row), fields });
@@ -118,13 +138,19 @@ impl Leaf {
     }
 
     /// Puts the cells of the column into the rows.
-    fn place(&self, column: Column, rows: &mut [Result<Map<String, Value>, Reason>]) {
-        let ranges = column.row_ranges();
+    fn place(
+        &self,
+        column: Column,
+        ranges: Vec<Range<usize>>,
+        rows: &mut [Result<Map<String, Value>, Reason>],
+    ) {
         let mut values = column.values.into_iter();
         for (range, row) in ranges.into_iter().zip(rows) {
             let cells: Vec<Cell> = column.definitions[range]
                 .iter()
-                .map(|&level| if level == self.full { values.next().map_or(Ok(None), text) } else { Ok(None) })
+                .map(
+                    |&level| if level == self.full { values.next().map_or(Ok(None), text) } else { Ok(None) },
+                )
                 .collect();
             if let Ok(fields) = row
                 && let Err(reason) = self.insert(cells, fields)
@@ -144,8 +170,8 @@ impl Leaf {
         let messages = fields.entry(self.name.clone()).or_insert_with(|| Value::Array(Vec::new()));
         let Value::Array(messages) = messages else { return Ok(()) };
         for (index, cell) in cells.into_iter().enumerate() {
-            // An empty or null list has one level and no value; it leaves the array empty or a message of nulls,
-            // which the conversation rules reject.
+            // An empty or null list has one level and no value; it leaves the array empty or a message of
+            // nulls, which the conversation rules reject.
             if messages.len() <= index {
                 messages.push(Value::Object(Map::new()));
             }
@@ -181,7 +207,7 @@ impl Column {
         let (mut records, mut levels) = (0, 0);
         while records < count {
             let (more, _, read) = reader.read_records(
-                count - records,
+                (count - records).min(RECORDS_AT_ONCE),
                 (descriptor.max_def_level() > 0).then_some(&mut definitions),
                 (descriptor.max_rep_level() > 0).then_some(&mut repetitions),
                 &mut values,
@@ -205,9 +231,5 @@ impl Column {
         let starts: Vec<usize> = (0..end).filter(|&at| repetitions.get(at) == Some(&0)).collect();
         let ends = starts.iter().skip(1).copied().chain([end]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
-    }
-
-    fn rows(&self) -> usize {
-        self.row_ranges().len()
     }
 }

@@ -13,10 +13,8 @@ use crate::{
     Error, Measurement, Metric, Pair, Result, SampleScore, Tally,
     ngram::{Interner, Overlap, gram_count},
     python_text,
+    sacrebleu::{Rounding, SACREBLEU_VERSION, SegmentStatistics},
 };
-
-/// The version of sacrebleu whose scores these are.
-pub const SACREBLEU_VERSION: &str = "2.6.0";
 
 /// What stands for the logarithm of zero.
 const LOG_OF_ZERO: f64 = -9_999_999_999.0;
@@ -153,7 +151,7 @@ impl Bleu {
     /// The score that statistics stand for, of a segment or summed over a corpus.
     #[must_use]
     pub fn score(&self, statistics: &BleuStatistics) -> BleuScore {
-        self.score_of_counts(&statistics.to_row(), self.config.effective_order)
+        self.score_of_counts(&statistics.to_row(), self.config.effective_order, Rounding::Double)
     }
 
     /// The statistics of every pair, in order, computed in parallel.
@@ -242,7 +240,8 @@ impl Bleu {
         }
     }
 
-    fn score_of_counts(&self, row: &[f64], effective_order: bool) -> BleuScore {
+    fn score_of_counts(&self, row: &[f64], effective_order: bool, rounding: Rounding) -> BleuScore {
+        let round = |x: f64| rounding.apply(x);
         let orders = self.config.max_order;
         let (hypothesis_length, reference_length) = (row[0], row[1]);
         let (matches, totals) = (&row[2..2 + orders], &row[2 + orders..]);
@@ -264,8 +263,8 @@ impl Bleu {
             if let Smoothing::AddK(k) = self.config.smoothing
                 && n > 0
             {
-                matched += k;
-                total += k;
+                matched = round(matched + k);
+                total = round(total + k);
             }
             if total == 0.0 {
                 break;
@@ -274,12 +273,12 @@ impl Bleu {
                 averaged = n + 1;
             }
             precisions[n] = match self.config.smoothing {
-                _ if matched != 0.0 => 100.0 * matched / total,
+                _ if matched != 0.0 => round(round(100.0 * matched) / total),
                 Smoothing::Exp => {
                     zero_orders *= 2.0;
-                    100.0 / (zero_orders * total)
+                    round(100.0 / round(zero_orders * total))
                 }
-                Smoothing::Floor(value) => 100.0 * value / total,
+                Smoothing::Floor(value) => round(round(100.0 * value) / total),
                 Smoothing::None | Smoothing::AddK(_) => 0.0,
             };
         }
@@ -313,28 +312,36 @@ impl Metric for Bleu {
 
     /// Corpus BLEU; a sample's own score is its sentence BLEU with effective order.
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let statistics = self.statistics_of_pairs(pairs);
-        let width = 2 + 2 * self.config.max_order;
-        let mut rows = Array2::zeros((pairs.len(), width)); // [samples, statistics]
-        let mut samples = Vec::with_capacity(pairs.len());
-        for ((pair, segment), mut out) in pairs.iter().zip(&statistics).zip(rows.rows_mut()) {
-            let row = segment.to_row();
-            samples.push(SampleScore {
+        let rows = self.rows(pairs);
+        let samples = pairs
+            .iter()
+            .zip(rows.rows())
+            .map(|(pair, row)| SampleScore {
                 id: pair.id.clone(),
                 extracted: None,
-                score: Ok(self.score_of_counts(&row, true).score),
-            });
-            out.iter_mut().zip(row).for_each(|(slot, x)| *slot = x);
-        }
+                score: Ok(self.score_of_counts(&row.to_vec(), true, Rounding::Double).score),
+            })
+            .collect();
         let bleu = self.clone();
-        let tally =
-            Tally::new(rows, move |sums| bleu.score_of_counts(sums, bleu.config.effective_order).score);
+        let tally = Tally::new(rows, move |sums| bleu.score_row(sums, Rounding::Double));
         let signature = self.signature(references_per_segment(pairs));
         Ok(vec![
             Measurement::of_tally("bleu", signature, samples, tally)
                 .with_param("scale", 100)
                 .with_param("sample_score", "sentence bleu with effective order"),
         ])
+    }
+}
+
+impl SegmentStatistics for Bleu {
+    fn rows(&self, pairs: &[Pair]) -> Array2<f64> {
+        let width = 2 + 2 * self.config.max_order;
+        let rows: Vec<f64> = self.statistics_of_pairs(pairs).iter().flat_map(BleuStatistics::to_row).collect();
+        Array2::from_shape_fn((pairs.len(), width), |(i, j)| rows[i * width + j])
+    }
+
+    fn score_row(&self, row: &[f64], rounding: Rounding) -> f64 {
+        self.score_of_counts(row, self.config.effective_order, rounding).score
     }
 }
 

@@ -28,6 +28,16 @@ impl Tokenizer {
             Self::None => "none",
         }
     }
+
+    /// The tokens of a text, without lowering it.
+    #[must_use]
+    pub fn tokenize(self, text: &str) -> Vec<String> {
+        let mut tokens = Vec::new();
+        Cutter::new(self).for_each_token(text, false, &mut Buffers::default(), |token| {
+            tokens.push(String::from_utf8_lossy(token).into_owned());
+        });
+        tokens
+    }
 }
 
 /// Buffers for the passes over a text.
@@ -217,14 +227,6 @@ fn for_each_word(bytes: &[u8], mut with: impl FnMut(&[u8])) {
 mod tests {
     use super::*;
 
-    fn tokens(kind: Tokenizer, text: &str) -> String {
-        let mut tokens = Vec::new();
-        Cutter::new(kind).for_each_token(text, false, &mut Buffers::default(), |token| {
-            tokens.push(String::from_utf8_lossy(token).into_owned());
-        });
-        tokens.join(" ")
-    }
-
     #[test]
     fn v13a_cuts_as_sacrebleu_does() {
         for (text, expected) in [
@@ -236,7 +238,7 @@ mod tests {
             ("3.14, 2,718 x.y 5-6 -7", "3.14 , 2,718 x . y 5 - 6 -7"),
             ("naïve café – “quotes” 日本語。", "naïve café – “quotes” 日本語。"),
         ] {
-            assert_eq!(tokens(Tokenizer::V13a, text), expected, "{text:?}");
+            assert_eq!(Tokenizer::V13a.tokenize(text).join(" "), expected, "{text:?}");
         }
     }
 }

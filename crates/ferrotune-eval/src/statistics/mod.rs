@@ -5,6 +5,8 @@
 
 mod bootstrap;
 mod error_of_mean;
+mod paired;
 
 pub use bootstrap::{Bootstrap, Interval, percentile};
 pub use error_of_mean::{group_mean, mean_stderr, pooled_stderr, wilson_interval};
+pub use paired::{Comparison, compare, holm};

@@ -24,6 +24,7 @@ unsafe extern "C" {
 
     fn ferrotune_torch_compiled_version() -> u64;
     fn ferrotune_torch_runtime_version() -> u64;
+    fn ferrotune_torch_cuda_is_linked(result: *mut bool, failure: *mut Failure) -> bool;
     fn ferrotune_torch_has_cuda(result: *mut bool, failure: *mut Failure) -> bool;
     fn ferrotune_torch_cuda_device_count(result: *mut i64, failure: *mut Failure) -> bool;
     fn ferrotune_torch_synchronize(device: i32, failure: *mut Failure) -> bool;
@@ -152,6 +153,15 @@ pub(crate) fn runtime_version() -> u64 {
     unsafe { ferrotune_torch_runtime_version() }
 }
 
+/// Whether libtorch calls its CUDA half, with or without a device.
+pub(crate) fn cuda_is_linked() -> Result<bool> {
+    let mut result = false;
+    // SAFETY: both pointers are valid for the call.
+    checked(|failure| unsafe { ferrotune_torch_cuda_is_linked(&mut result, failure) })?;
+    Ok(result)
+}
+
+/// Whether there is a CUDA device.
 pub(crate) fn has_cuda() -> Result<bool> {
     let mut result = false;
     // SAFETY: both pointers are valid for the call.

@@ -1,0 +1,154 @@
+//! An adapter that stands in a model: what trains, and how it is laid out in a file.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use ferrotune_nn::{Parameters, Role};
+use ferrotune_torch::SharedTensor;
+use tch::{Device, Tensor};
+
+use crate::{AdapterWeights, LoraConfig, Result, factors::Factor, files};
+
+/// A LoRA adapter inside a model that was built with [`Lora`](crate::Lora).
+#[derive(Clone, Debug)]
+pub struct LoraAdapter {
+    pub(crate) config: LoraConfig,
+    pub(crate) parameters: Parameters,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) sites: Vec<AdaptedSite>,
+}
+
+/// A part of the model that the adapter changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptedSite {
+    /// Its module path; for a stacked parameter of all experts that parameter's name.
+    pub path: String,
+    /// What it is for.
+    pub role: Role,
+    /// What was done to it.
+    pub adaptation: Adaptation,
+}
+
+/// What an adapter does to a part of the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Adaptation {
+    /// A product of this rank is added, multiplied by the scaling.
+    LowRank {
+        /// Rank.
+        rank: i64,
+        /// Scaling.
+        scaling: f64,
+    },
+    /// A full copy trains.
+    Saved,
+    /// Its bias trains.
+    Bias,
+}
+
+impl fmt::Display for AdaptedSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.adaptation {
+            Adaptation::LowRank { rank, scaling } => {
+                write!(f, "{}: rank {rank}, scaling {scaling}", self.path)
+            }
+            Adaptation::Saved => write!(f, "{}: all weights", self.path),
+            Adaptation::Bias => write!(f, "{}: bias", self.path),
+        }
+    }
+}
+
+/// A trained tensor and its place in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) tensor: SharedTensor,
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Under this key as it is.
+    Whole(String),
+    /// The slices of its first dimension under these keys.
+    Slices(Vec<String>),
+    /// All experts' factors in one matrix, in PEFT's `target_parameters` layout: below `module`, which holds several
+    /// such parameters, of which this is number `index` in the model's order.
+    Flat { module: String, index: usize, factor: Factor },
+}
+
+impl LoraAdapter {
+    /// The configuration, with a word such as `all-linear` replaced by the names that it found.
+    #[must_use]
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// What trains, in a fixed order.
+    #[must_use]
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Everything that the configuration matched, in the order in which the model asked for it.
+    #[must_use]
+    pub fn sites(&self) -> &[AdaptedSite] {
+        &self.sites
+    }
+
+    /// A copy of the present values in the layout of a PEFT file, on the CPU.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn weights(&self) -> Result<AdapterWeights> {
+        let tensors = self.laid_out(|tensor| Ok(Some(tensor.f_detach()?)))?;
+        Ok(AdapterWeights { config: self.config.clone(), tensors, place: "the adapter in memory".to_owned() })
+    }
+
+    /// A copy of the present gradients, named and laid out like the values in a PEFT file. Tensors without a gradient
+    /// are left out.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn gradients(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.laid_out(|tensor| {
+            let gradient = tensor.f_grad()?;
+            Ok(gradient.defined().then_some(gradient))
+        })
+    }
+
+    /// Writes a PEFT folder: `adapter_config.json`, `adapter_model.safetensors`, `README.md`.
+    ///
+    /// # Errors
+    /// Those of [`AdapterWeights::save`].
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.weights()?.save(folder)
+    }
+
+    /// What `of` takes from each trained tensor, in the layout of a PEFT file.
+    fn laid_out(&self, of: impl Fn(&Tensor) -> Result<Option<Tensor>>) -> Result<BTreeMap<String, Tensor>> {
+        let copy = |tensor: &Tensor| -> Result<Tensor> {
+            Ok(tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_detach_copy()?)
+        };
+        let mut tensors = BTreeMap::new();
+        for Entry { tensor, place } in &self.entries {
+            let Some(tensor) = of(tensor)? else { continue };
+            match place {
+                Place::Whole(key) => drop(tensors.insert(key.clone(), copy(&tensor)?)),
+                Place::Slices(keys) => {
+                    for (index, key) in (0..).zip(keys) {
+                        tensors.insert(key.clone(), copy(&tensor.f_select(0, index)?)?);
+                    }
+                }
+                Place::Flat { module, index, factor } => {
+                    let depth = self.flat_parameters(module) - 1 - index;
+                    let key = files::flat_key(module, depth, *factor);
+                    tensors.insert(key, copy(&files::flatten(&tensor, *factor)?)?);
+                }
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn flat_parameters(&self, module: &str) -> usize {
+        let here = |entry: &&Entry| matches!(&entry.place, Place::Flat { module: other, factor: Factor::A, .. } if other == module);
+        self.entries.iter().filter(here).count()
+    }
+}

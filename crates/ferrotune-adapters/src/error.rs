@@ -1,0 +1,185 @@
+use std::path::PathBuf;
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong while an adapter is configured, built, read, written or merged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model's weights could not be read or built.
+    #[error(transparent)]
+    Model(#[from] ferrotune_nn::Error),
+    /// libtorch refused an operation.
+    #[error(transparent)]
+    Tensor(#[from] tch::TchError),
+    /// The layer over libtorch refused an operation.
+    #[error(transparent)]
+    Torch(#[from] ferrotune_torch::Error),
+    /// A field of an adapter's configuration makes no sense.
+    #[error("field `{field}` of {place} is {found}, expected {expected}")]
+    Config {
+        /// The field, named as in `adapter_config.json`.
+        field: String,
+        /// The file, or what stands for it.
+        place: String,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A field asks for something that changes the mathematics and is not implemented.
+    #[error(
+        "field `{field}` of {place} is {found}, which is not implemented and cannot be ignored: {remedy}"
+    )]
+    Unsupported {
+        /// The field, named as in `adapter_config.json`.
+        field: String,
+        /// The file, or what stands for it.
+        place: String,
+        /// Its value.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A pattern is not a regular expression, or too costly to match.
+    #[error("`{pattern}` in `{field}` is not a regular expression that can be matched")]
+    Pattern {
+        /// The field that holds it.
+        field: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        source: Box<fancy_regex::Error>,
+    },
+    /// Two patterns give one module different values, and which one wins depends on the order of a JSON object.
+    #[error(
+        "`{first}` and `{second}` in `{field}` both match `{path}` with different values; a saved file is sorted, so \
+         the other one would win when it is read again: make the patterns exclude each other"
+    )]
+    AmbiguousPattern {
+        /// The field.
+        field: &'static str,
+        /// The module.
+        path: String,
+        /// The pattern that wins now.
+        first: String,
+        /// The pattern that would win after saving.
+        second: String,
+    },
+    /// Something that was asked for matches no part of the model.
+    #[error("`{entry}` in `{field}` matches nothing in this model, which has {available}{remedy}")]
+    NoMatch {
+        /// The field.
+        field: &'static str,
+        /// The entry that matched nothing.
+        entry: String,
+        /// What could have been matched.
+        available: String,
+        /// What to do, if more can be said.
+        remedy: String,
+    },
+    /// A target is not a linear map.
+    #[error(
+        "`{path}` was targeted with LoRA and is {what}, which LoRA is not implemented for; exclude it, or name it in \
+         `modules_to_save` to train all of it"
+    )]
+    NotAdaptable {
+        /// The module.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The embedding of a model with a tied head was to be trained apart from the head.
+    #[error(
+        "`{path}` is to be trained, and the head of this model is tied to it: PEFT would train the one and leave the \
+         other as it was; read the weights through `Untied` with `tie_word_embeddings` false, which does the same"
+    )]
+    TiedEmbedding {
+        /// The embedding's module.
+        path: String,
+    },
+    /// A folder has no adapter.
+    #[error("`{folder}` has no `{missing}`; is it a PEFT adapter folder, and was it written to the end?")]
+    NoAdapter {
+        /// The folder.
+        folder: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
+    },
+    /// A folder has only pickled weights.
+    #[error(
+        "`{folder}` has only `adapter_model.bin`, a pickle, which can run code when read and is not read here; convert \
+         it once in Python with `PeftModel.from_pretrained(base, folder).save_pretrained(folder)`"
+    )]
+    Pickled {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A tensor that the configuration asks for is not in the adapter.
+    #[error(
+        "tensor `{key}` is missing from {place}; the adapter was made for another model, or another configuration"
+    )]
+    MissingTensor {
+        /// The tensor, by its name in the file.
+        key: String,
+        /// The adapter.
+        place: String,
+    },
+    /// A tensor of an adapter does not fit the model.
+    #[error(
+        "tensor `{key}` in {place} has shape {found:?}, expected {expected:?}; the adapter was made for another model"
+    )]
+    WrongShape {
+        /// The tensor, by its name in the file.
+        key: String,
+        /// The adapter.
+        place: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// What the model and the configuration ask for.
+        expected: Vec<i64>,
+    },
+    /// An adapter has tensors that its configuration gives no place to.
+    #[error(
+        "{place} has {count} tensors that its configuration gives no place to in this model, among them `{first}`; the \
+         adapter was made for another model, or its adapter_config.json is not its own"
+    )]
+    UnusedTensors {
+        /// The adapter.
+        place: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: String,
+    },
+    /// An adapter's bias has no bias of the base to be merged into.
+    #[error(
+        "`{path}` has a bias in the adapter (`lora_bias`) and none in the base, so nothing can take it when merging; \
+         keep the adapter apart"
+    )]
+    BiasWithoutBase {
+        /// The module.
+        path: String,
+    },
+    /// What replaced a weight cannot be taken back.
+    #[error(
+        "`{path}` was replaced by the adapter when it was merged, and its old value is in no file; use the original checkpoint"
+    )]
+    Replaced {
+        /// The tensor.
+        path: String,
+    },
+}
+
+impl Error {
+    /// The same as an error of building the site `path`.
+    pub(crate) fn at(self, path: &str) -> ferrotune_nn::Error {
+        match self {
+            Self::Model(error) => error,
+            Self::Tensor(error) => error.into(),
+            Self::Torch(error) => error.into(),
+            other => ferrotune_nn::Error::Site { path: path.to_owned(), source: Box::new(other) },
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A product of low rank: the only place that knows what an adapter adds.
+
+use ferrotune_nn::{Mode, Pass, Result as ModelResult};
+use ferrotune_torch::SharedTensor;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Init, Result};
+
+/// `s · B A`, with an optional bias `s · b`; forward, merge and unmerge all come here.
+#[derive(Debug)]
+pub(crate) struct Factors {
+    pub(crate) a: SharedTensor,            // [rank, in]
+    pub(crate) b: SharedTensor,            // [out, rank]
+    pub(crate) bias: Option<SharedTensor>, // [out]
+    pub(crate) scaling: f64,
+}
+
+impl Factors {
+    /// What is added to the output for the input `x`, in the factors' type: `[.., in]` to `[.., out]`.
+    pub(crate) fn output(&self, x: &Tensor) -> ModelResult<Tensor> {
+        let inner = x.f_linear::<Tensor>(&self.a, None)?; // [.., rank]
+        Ok(inner.f_linear(&self.b, self.bias.as_deref())?.f_mul_scalar(self.scaling)?)
+    }
+
+    /// What is added to the weight, `[out, in]`.
+    pub(crate) fn weight(&self) -> Result<Tensor> {
+        Ok(self.b.f_matmul(&self.a)?.f_mul_scalar(self.scaling)?)
+    }
+}
+
+/// The input of a product of low rank: `x` in the factors' type, with elements dropped in training.
+pub(crate) fn dropped(x: &Tensor, kind: Kind, dropout: f64, pass: &Pass) -> ModelResult<Tensor> {
+    let x = x.f_to_kind(kind)?;
+    Ok(if dropout > 0.0 && pass.mode == Mode::Train { x.f_dropout(dropout, true)? } else { x })
+}
+
+/// Which factor, and the shape of one of it: `[rank, in]` or `[out, rank]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Factor {
+    A,
+    B,
+}
+
+/// A fresh factor of the given shape, whose last dimension is what it multiplies, from libtorch's default generator on
+/// the CPU.
+pub(crate) fn fresh(init: &Init, factor: Factor, shape: &[i64], rank: i64) -> Result<Tensor> {
+    let mut tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+    // Kaiming's bound √(6 / ((1 + a²) · fan_in)) with a = √5.
+    let bound = (1.0 / shape[shape.len() - 1] as f64).sqrt();
+    Ok(match (init, factor) {
+        (Init::Random, _) | (Init::Default | Init::Other(_), Factor::A) => {
+            tensor.f_uniform_(-bound, bound)?
+        }
+        (Init::Gaussian, Factor::A) => tensor.f_normal_(0.0, 1.0 / rank as f64)?,
+        (_, Factor::B) => tensor.f_zero_()?,
+    })
+}
+
+impl std::fmt::Display for Factor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::A => "lora_A",
+            Self::B => "lora_B",
+        })
+    }
+}

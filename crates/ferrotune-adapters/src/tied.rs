@@ -1,0 +1,91 @@
+//! A head of its own for models whose head is their embedding.
+
+use std::{fmt, ops::Range};
+
+use ferrotune_nn::{Error as ModelError, Result as ModelResult, Role, WeightSource, WeightSpec};
+use tch::Tensor;
+
+use crate::{
+    LoraConfig, Result,
+    target::{Decision, Rules},
+};
+
+/// A view of a tied checkpoint as the untied one with the same values.
+///
+/// Where an adapter trains the head or the embedding of a tied model, PEFT trains the one and leaves the other as it
+/// was. That is the untied model: read the weights through this, with `tie_word_embeddings` false in the configuration,
+/// which then also belongs beside a merged checkpoint.
+pub struct Untied<'s> {
+    source: &'s dyn WeightSource,
+    head: String,
+    embedding: String,
+}
+
+impl<'s> Untied<'s> {
+    /// A view of `source` in which the head of `specs`, the weights of the untied configuration, is its embedding.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`](ferrotune_nn::Error::MissingTensor) if the specs have no head or no embedding.
+    pub fn new(source: &'s dyn WeightSource, specs: &[WeightSpec]) -> Result<Self> {
+        let named = |role, what: &str| match specs.iter().find(|spec| spec.role == role) {
+            Some(spec) => Ok(spec.name.clone()),
+            None => Err(ModelError::MissingTensor { name: what.to_owned(), place: "the model".to_owned() }),
+        };
+        Ok(Self { source, head: named(Role::Head, "head")?, embedding: named(Role::Embedding, "embedding")? })
+    }
+
+    fn stored<'n>(&'n self, name: &'n str) -> &'n str {
+        if name == self.head { &self.embedding } else { name }
+    }
+}
+
+impl WeightSource for Untied<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.source.shape(self.stored(name))
+    }
+
+    fn read(&self, name: &str) -> ModelResult<Tensor> {
+        self.source.read(self.stored(name))
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<i64>) -> ModelResult<Tensor> {
+        self.source.read_rows(self.stored(name), rows)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.source.names();
+        if let Err(place) = names.binary_search(&self.head) {
+            names.insert(place, self.head.clone());
+        }
+        names
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
+    }
+}
+
+impl fmt::Debug for Untied<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Untied({})", self.source.place())
+    }
+}
+
+impl LoraConfig {
+    /// Whether this adapter changes the head or the embedding of a model, so that a tied one must be read [`Untied`].
+    /// `specs` are the weights of the untied configuration.
+    ///
+    /// # Errors
+    /// [`Error::Pattern`](crate::Error::Pattern) and [`Error::NotAdaptable`](crate::Error::NotAdaptable).
+    pub fn unties(&self, specs: &[WeightSpec]) -> Result<bool> {
+        let mut rules = Rules::new(self)?;
+        for spec in specs.iter().filter(|spec| matches!(spec.role, Role::Head | Role::Embedding)) {
+            let module = spec.name.strip_suffix(".weight").unwrap_or(&spec.name);
+            if rules.module(spec.role, module)? != Decision::Frozen || rules.parameter(&spec.name)?.is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,65 @@
+use std::{env, fs, path::PathBuf};
+
+use ferrotune_eval::{
+    Metric, Pair,
+    bleu::{Bleu, BleuConfig, Tokenizer},
+    chrf::{Chrf, ChrfConfig},
+    rouge::{Rouge, RougeKind, Stemming},
+};
+use serde_json::Value;
+
+use crate::{assert_close, golden};
+
+/// A file of the shared data, or `None` with a message where it is absent.
+pub(crate) fn shared(name: &str) -> Option<PathBuf> {
+    let folder = env::var_os("FERROTUNE_SHARED")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
+    let path = folder.join(name);
+    if !path.exists() {
+        eprintln!("skipped: {} is absent; set FERROTUNE_SHARED to the folder that holds {name}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// The Alpaca outputs as references, and the same with every seventh word dropped (the fourth first) as predictions:
+/// what the generator scored with the reference packages.
+pub(crate) fn alpaca_pairs() -> Option<Vec<Pair>> {
+    let records: Value = serde_json::from_slice(&fs::read(shared("data/alpaca-999.json")?).unwrap()).unwrap();
+    let outputs = records.as_array().unwrap().iter().map(|record| record["output"].as_str().unwrap());
+    let dropped = |text: &str| {
+        let words = text.split_whitespace().enumerate();
+        words.filter(|(i, _)| i % 7 != 3).map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+    };
+    Some(outputs.enumerate().map(|(i, text)| Pair::new(i.to_string(), dropped(text), text)).collect())
+}
+
+#[test]
+fn alpaca_scores_equal_the_reference_packages() {
+    let golden = golden!("alpaca");
+    let Some(pairs) = alpaca_pairs() else { return };
+    assert_eq!(golden["samples"], pairs.len());
+    let expect = |name: &str, found: f64| {
+        assert_close(found, golden[name].as_f64().unwrap_or_else(|| panic!("no golden `{name}`")), name);
+    };
+    for config in [
+        BleuConfig::default(),
+        BleuConfig { tokenizer: Tokenizer::International, ..BleuConfig::default() },
+        BleuConfig { tokenizer: Tokenizer::Character, ..BleuConfig::default() },
+        BleuConfig { tokenizer: Tokenizer::None, ..BleuConfig::default() },
+        BleuConfig { lowercase: true, ..BleuConfig::default() },
+    ] {
+        let found = Bleu::new(config).unwrap().measure(&pairs).unwrap().remove(0);
+        expect(&format!("bleu {}", found.variant), found.value().unwrap());
+    }
+    for word_order in [0, 2] {
+        let chrf = Chrf::new(ChrfConfig { word_order, ..ChrfConfig::default() }).unwrap();
+        expect(&chrf.name(), chrf.measure(&pairs).unwrap()[0].value().unwrap());
+    }
+    let kinds = vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum];
+    for (name, stemming) in [("plain", Stemming::None), ("stemmed", Stemming::Porter)] {
+        for found in Rouge::new(kinds.clone(), stemming).unwrap().measure(&pairs).unwrap() {
+            expect(&format!("{} {name}", found.metric), found.value().unwrap());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The loss history as JSON lines.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use ferrotune_core::BoxError;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Event, Listener, Result};
+
+/// Writes a line for each row of the loss history and each evaluation.
+///
+/// A line holds nothing that depends on the clock, so two runs of the same settings write the same file:
+///
+/// ```text
+/// {"event":"train","step":10,"epoch":0.5,"loss":2.1,"grad_norm":0.9,"learning_rate":2e-5}
+/// {"event":"eval","step":20,"epoch":1.0,"loss":1.9,"perplexity":6.7}
+/// ```
+///
+/// `auxiliary_loss` stands in a line of training if the model has one. Lines reach the system as they are written and
+/// the disk before each checkpoint.
+#[derive(Debug)]
+pub struct JsonLog {
+    path: PathBuf,
+    file: File,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Train {
+        step: u64,
+        epoch: f64,
+        loss: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        auxiliary_loss: Option<f64>,
+        grad_norm: f64,
+        learning_rate: f64,
+    },
+    Eval {
+        step: u64,
+        epoch: f64,
+        loss: f64,
+        perplexity: f64,
+    },
+}
+
+/// What cutting back needs of a line.
+#[derive(Deserialize)]
+struct Stepped {
+    step: u64,
+}
+
+impl JsonLog {
+    /// A log in a file that may exist; [`Event::Started`] cuts it back.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(path: &Path) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Keeps the lines up to a step. The last line may lack its end; an interrupted process wrote it.
+    fn cut_back(&mut self, step: u64) -> Result<()> {
+        let text = fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
+        let mut kept = 0;
+        for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
+            let Ok(stepped) = serde_json::from_str::<Stepped>(line) else {
+                return Err(Error::DamagedLog {
+                    path: self.path.clone(),
+                    place: format!("line {}", number + 1),
+                    expected: "a JSON object with a `step`",
+                });
+            };
+            if stepped.step > step || step == 0 {
+                break;
+            }
+            kept += line.len();
+        }
+        self.file.set_len(kept as u64).map_err(Error::io("cut", &self.path))
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), BoxError> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        // One write per line, so that an interrupted process leaves whole lines or one that lacks its end.
+        self.file.write_all(&text).map_err(Error::io("write", &self.path))?;
+        Ok(())
+    }
+}
+
+impl Listener for JsonLog {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), BoxError> {
+        match *event {
+            Event::Started { step, .. } => Ok(self.cut_back(step)?),
+            Event::Logged(row) => self.write(&Line::Train {
+                step: row.step,
+                epoch: row.epoch,
+                loss: row.loss,
+                auxiliary_loss: row.auxiliary_loss,
+                grad_norm: row.grad_norm,
+                learning_rate: row.learning_rate,
+            }),
+            Event::Evaluated { row, perplexity } => self.write(&Line::Eval {
+                step: row.step,
+                epoch: row.epoch,
+                loss: row.eval_loss,
+                perplexity,
+            }),
+            Event::CheckpointBegun { .. } | Event::Finished { .. } => {
+                Ok(self.file.sync_data().map_err(Error::io("write", &self.path))?)
+            }
+            _ => Ok(()),
+        }
+    }
+}

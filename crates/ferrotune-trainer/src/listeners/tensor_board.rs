@@ -1,0 +1,190 @@
+//! TensorBoard event files.
+//!
+//! A file is a sequence of records, each `length: u64, crc of length: u32, data, crc of data: u32` in little-endian,
+//! where data is a protobuf `tensorflow.Event` and the checksums are CRC-32C, masked.
+//!
+//! *Source*: TensorFlow's `core/lib/io/record_writer.h`, `core/lib/hash/crc32c.h`, `core/util/event.proto` and
+//! `core/framework/summary.proto`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use ferrotune_core::BoxError;
+use prost::Message;
+
+use crate::{Error, Event, Listener, Result};
+
+/// Writes scalars under the names that transformers' TensorBoard callback gives them: `train/loss`, `eval/loss`, ...
+///
+/// Records reach the system as they are written and the disk before each checkpoint.
+#[derive(Debug)]
+pub struct TensorBoard {
+    folder: PathBuf,
+    open: Option<(PathBuf, File)>,
+}
+
+/// What the name of every event file contains; TensorBoard finds files by it.
+const MARK: &str = ".tfevents.";
+
+/// The first record of every file.
+const VERSION: &str = "brain.Event:2";
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    // Optional, so that a zero is written too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+impl TensorBoard {
+    /// Event files in a folder that may hold some; [`Event::Started`] cuts them back and goes on with the newest.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        Ok(Self { folder: folder.to_owned(), open: None })
+    }
+
+    fn begin(&mut self, step: u64) -> Result<()> {
+        let mut files = fs::read_dir(&self.folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+            .map_err(Error::io("read", &self.folder))?;
+        files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(MARK)));
+        files.sort();
+        for path in &files {
+            cut_back(path, step)?;
+        }
+        let path = files.pop().unwrap_or_else(|| {
+            self.folder.join(format!("events.out{MARK}{:010}.ferrotune", wall_time().trunc() as u64))
+        });
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        let empty = file.metadata().map_err(Error::io("read", &path))?.len() == 0;
+        self.open = Some((path, file));
+        if empty { self.write(0, Some(VERSION.to_owned()), Vec::new()) } else { Ok(()) }
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        let scalar =
+            |&(tag, value): &(&str, f64)| Scalar { tag: tag.to_owned(), simple_value: Some(value as f32) };
+        self.write(step, None, values.iter().map(scalar).collect())
+    }
+
+    fn write(&mut self, step: u64, file_version: Option<String>, value: Vec<Scalar>) -> Result<()> {
+        let Some((path, file)) = &mut self.open else { return Ok(()) };
+        let summary = (!value.is_empty()).then_some(Summary { value });
+        let record = Record { wall_time: wall_time(), step: step as i64, file_version, summary };
+        file.write_all(&framed(&record.encode_to_vec())).map_err(Error::io("write", path))
+    }
+}
+
+impl Listener for TensorBoard {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), BoxError> {
+        match *event {
+            Event::Started { step, .. } => self.begin(step)?,
+            Event::Logged(row) => {
+                let mut values = vec![
+                    ("train/loss", row.loss),
+                    ("train/grad_norm", row.grad_norm),
+                    ("train/learning_rate", row.learning_rate),
+                    ("train/epoch", row.epoch),
+                ];
+                values.extend(row.auxiliary_loss.map(|loss| ("train/auxiliary_loss", loss)));
+                self.scalars(row.step, &values)?;
+            }
+            Event::Evaluated { row, perplexity } => {
+                self.scalars(row.step, &[("eval/loss", row.eval_loss), ("eval/perplexity", perplexity)])?;
+            }
+            Event::CheckpointBegun { .. } | Event::Finished { .. } => {
+                if let Some((path, file)) = &self.open {
+                    file.sync_data().map_err(Error::io("write", path))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the records up to a step. The last record may be incomplete; an interrupted process wrote it.
+fn cut_back(path: &Path, step: u64) -> Result<()> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let mut kept = 0;
+    while let Some((data, next)) = unframed(&bytes, kept) {
+        let damaged = || Error::DamagedLog {
+            path: path.to_owned(),
+            place: format!("byte {kept}"),
+            expected: "a record with a valid checksum",
+        };
+        let record = Record::decode(data.ok_or_else(damaged)?).map_err(|_| damaged())?;
+        // Only the version record belongs to a run that has not taken a step.
+        if record.step > step as i64 || (step == 0 && record.file_version.is_none()) {
+            break;
+        }
+        kept = next;
+    }
+    let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
+    file.set_len(kept as u64).map_err(Error::io("cut", path))
+}
+
+/// The record that begins at a byte and the byte after it; nothing if it is not complete, no data if it is damaged.
+fn unframed(bytes: &[u8], start: usize) -> Option<(Option<&[u8]>, usize)> {
+    let header = bytes.get(start..start + 12)?;
+    let length = u64::from_le_bytes(header[..8].try_into().ok()?);
+    if masked_crc(&header[..8]).to_le_bytes() != header[8..] {
+        return Some((None, start));
+    }
+    let data = start + 12;
+    let end = data.checked_add(usize::try_from(length).ok()?)?;
+    let crc = bytes.get(end..end.checked_add(4)?)?;
+    let data = &bytes[data..end];
+    Some(((masked_crc(data).to_le_bytes() == crc).then_some(data), end + 4))
+}
+
+fn framed(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let mut record = Vec::with_capacity(data.len() + 16);
+    record.extend(length);
+    record.extend(masked_crc(&length).to_le_bytes());
+    record.extend(data);
+    record.extend(masked_crc(data).to_le_bytes());
+    record
+}
+
+/// CRC-32C rotated by 15 bits and moved by a constant, so that checksums of data that holds checksums stay strong.
+fn masked_crc(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Seconds since 1970.
+fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}

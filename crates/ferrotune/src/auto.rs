@@ -1,0 +1,169 @@
+//! A model folder of any family.
+
+use std::path::{Path, PathBuf};
+
+use ferrotune_llama2::Llama2;
+use ferrotune_mixtral::{AuxiliaryLoss, Mixtral};
+use ferrotune_nn::{
+    CausalLm, ProjectionBuilder, WeightSource, WeightSpec,
+    checkpoint::Checkpoint,
+    config::ConfigFile,
+};
+use serde_json::{Map, Value};
+use tch::{Device, Kind};
+
+use crate::{Error, Result};
+
+/// The family of a model, with its configuration.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// LLaMA 2 and Mistral.
+    Llama2(ferrotune_llama2::Config),
+    /// Mixtral.
+    Mixtral(ferrotune_mixtral::Config),
+}
+
+/// Where and how a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// The device of its weights.
+    pub device: Device,
+    /// The type of its weights and activations.
+    pub kind: Kind,
+    /// The balancing loss of a mixture of experts; dense models have none.
+    pub auxiliary_loss: AuxiliaryLoss,
+}
+
+impl LoadOptions {
+    /// Weights on `device` in `kind`, with the families' default balancing loss.
+    #[must_use]
+    pub fn new(device: Device, kind: Kind) -> Self {
+        Self { device, kind, auxiliary_loss: AuxiliaryLoss::default() }
+    }
+}
+
+/// A causal language model described by a `config.json`, told apart by its `model_type`.
+///
+/// ```no_run
+/// use ferrotune::{AutoCausalLm, LoadOptions, nn::{Dense, Frozen}};
+///
+/// let folder = AutoCausalLm::open("models/llama-2-7b".as_ref())?;
+/// let options = LoadOptions::new(tch::Device::Cpu, tch::Kind::Float);
+/// let model = folder.load(&options, &mut Frozen::new(Dense))?;
+/// println!("{} tokens", model.vocabulary_size());
+/// # Ok::<(), ferrotune::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AutoCausalLm {
+    folder: PathBuf,
+    config_file: ConfigFile,
+    architecture: Architecture,
+}
+
+impl AutoCausalLm {
+    /// Reads and checks the configuration of a model folder; weights are not touched.
+    ///
+    /// # Errors
+    /// [`Error::UnknownFamily`], and what the family's configuration refuses.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Self::from_config(folder, ConfigFile::open(folder)?)
+    }
+
+    /// The same from fields in memory, for models that are made rather than read. `name` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_fields(name: &str, fields: Map<String, Value>) -> Result<Self> {
+        Self::from_config(Path::new(name), ConfigFile::from_fields(name, fields))
+    }
+
+    fn from_config(folder: &Path, config_file: ConfigFile) -> Result<Self> {
+        if let Some(quantization) = config_file.fields().get("quantization_config").filter(|value| !value.is_null()) {
+            let expected = "absent: quantized checkpoints are not read; use the model's 16-bit folder";
+            return Err(config_file.refuse("quantization_config", quantization, expected).into());
+        }
+        let architecture = match config_file.required::<String>("model_type")?.as_str() {
+            "llama" | "mistral" => Architecture::Llama2(ferrotune_llama2::Config::read(&config_file)?),
+            "mixtral" => Architecture::Mixtral(ferrotune_mixtral::Config::read(&config_file)?),
+            found => return Err(Error::UnknownFamily { folder: folder.to_owned(), found: found.to_owned() }),
+        };
+        Ok(Self { folder: folder.to_owned(), config_file, architecture })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The raw configuration.
+    #[must_use]
+    pub fn config_file(&self) -> &ConfigFile {
+        &self.config_file
+    }
+
+    /// The family and its configuration.
+    #[must_use]
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Every weight of a checkpoint of this configuration, as pure data.
+    #[must_use]
+    pub fn weights(&self) -> Vec<WeightSpec> {
+        match &self.architecture {
+            Architecture::Llama2(config) => config.weights(),
+            Architecture::Mixtral(config) => config.weights(),
+        }
+    }
+
+    /// Number of weights, and of those that one token crosses: of a mixture only the experts it is sent to.
+    #[must_use]
+    pub fn parameters(&self) -> (u64, u64) {
+        let count = |spec: &WeightSpec| spec.shape.iter().product::<i64>() as u64;
+        let specs = self.weights();
+        let all = specs.iter().map(count).sum();
+        let Architecture::Mixtral(config) = &self.architecture else { return (all, all) };
+        let experts: u64 = specs.iter().filter(|spec| spec.role == ferrotune_nn::Role::Expert).map(count).sum();
+        let (chosen, held) = (config.num_experts_per_tok as u64, config.num_local_experts as u64);
+        (all, all - experts + experts / held * chosen)
+    }
+
+    /// The most positions of a sequence.
+    #[must_use]
+    pub fn max_positions(&self) -> i64 {
+        match &self.architecture {
+            Architecture::Llama2(config) => config.rope.max_positions(),
+            Architecture::Mixtral(config) => config.rope.max_positions(),
+        }
+    }
+
+    /// Loads the folder's weights through `builder`.
+    ///
+    /// # Errors
+    /// A missing, misshapen or unexpected tensor, by name; a folder without readable weights, with the remedy; what
+    /// the builder refuses.
+    pub fn load(&self, options: &LoadOptions, builder: &mut dyn ProjectionBuilder) -> Result<Box<dyn CausalLm>> {
+        self.load_from(&Checkpoint::open(&self.folder)?, options, builder)
+    }
+
+    /// Builds the model with weights from another source, such as fresh ones.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(
+        &self,
+        source: &dyn WeightSource,
+        options: &LoadOptions,
+        builder: &mut dyn ProjectionBuilder,
+    ) -> Result<Box<dyn CausalLm>> {
+        let LoadOptions { device, kind, auxiliary_loss } = *options;
+        Ok(match &self.architecture {
+            Architecture::Llama2(config) => Box::new(Llama2::load(config.clone(), source, device, kind, builder)?),
+            Architecture::Mixtral(config) => {
+                Box::new(Mixtral::load(config.clone(), auxiliary_loss, source, device, kind, builder)?)
+            }
+        })
+    }
+}

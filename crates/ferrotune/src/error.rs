@@ -1,0 +1,62 @@
+use std::path::PathBuf;
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong while models, data and measurements are put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model could not be read, built or run.
+    #[error(transparent)]
+    Model(#[from] ferrotune_nn::Error),
+    /// libtorch refused an operation.
+    #[error(transparent)]
+    Tensor(#[from] tch::TchError),
+    /// The layer over libtorch refused an operation.
+    #[error(transparent)]
+    Torch(#[from] ferrotune_torch::Error),
+    /// A data set could not be read or prepared.
+    #[error(transparent)]
+    Data(#[from] ferrotune_data::Error),
+    /// A file could not be read or written.
+    #[error("cannot access `{path}`")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No family of models goes by this name.
+    #[error("field `model_type` of `{folder}/config.json` is `{found}`, expected one of: llama, mistral, mixtral")]
+    UnknownFamily {
+        /// The model folder.
+        folder: PathBuf,
+        /// The name found.
+        found: String,
+    },
+    /// Generated ids could not be turned into text.
+    #[error("the generated ids cannot be turned into text; does the tokenizer belong to the model?")]
+    Decode {
+        /// Why.
+        source: ferrotune_core::BoxError,
+    },
+    /// A dense checkpoint cannot be grown into a mixture of experts.
+    #[error("cannot grow a mixture of experts from `{folder}`: {reason}")]
+    Upcycle {
+        /// The dense checkpoint.
+        folder: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A text gives more tokens than the model has positions for.
+    #[error("{what} has {found} tokens and the model {limit} positions; shorten it")]
+    TextTooLong {
+        /// Which text.
+        what: String,
+        /// Its tokens.
+        found: usize,
+        /// The limit.
+        limit: i64,
+    },
+}

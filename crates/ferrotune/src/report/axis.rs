@@ -1,0 +1,111 @@
+//! An axis of a figure: its range, its ticks and what stands beside them.
+
+use serde::Serialize;
+
+use super::number::decimal;
+
+/// Above this ratio of largest to smallest loss a linear axis flattens everything that matters.
+const LOGARITHMIC_FROM: f64 = 100.0;
+/// About as many intervals as labels of four digits leave room for on a telephone.
+const INTERVALS: f64 = 4.0;
+
+/// An axis: where it begins and ends, and the numbers that stand beside it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Axis {
+    /// The number at its beginning.
+    pub low: f64,
+    /// The number at its end.
+    pub high: f64,
+    /// Whether equal distances are equal ratios.
+    pub logarithmic: bool,
+    /// Digits after the point of the numbers beside it.
+    pub digits: usize,
+    /// The numbers beside it.
+    pub ticks: Vec<f64>,
+}
+
+/// What an axis counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AxisKind {
+    /// Whole numbers; the axis ends with the last of them.
+    Counts,
+    /// Losses; the axis ends at a tick and becomes logarithmic where they span orders of magnitude.
+    Losses,
+}
+
+impl Axis {
+    /// An axis over a range of finite numbers, `low <= high`.
+    pub(super) fn over(low: f64, high: f64, kind: AxisKind) -> Self {
+        match kind {
+            AxisKind::Losses if low > 0.0 && high / low > LOGARITHMIC_FROM => Self::logarithmic(low, high),
+            AxisKind::Losses => Self::linear(low, high),
+            AxisKind::Counts => {
+                let high = high.max(1.0);
+                let step = nice_step(high - low).max(1.0);
+                let ticks = multiples(step, low, high);
+                Self { low, high, logarithmic: false, digits: 0, ticks }
+            }
+        }
+    }
+
+    fn linear(low: f64, high: f64) -> Self {
+        // A flat curve still needs an axis of some height.
+        let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
+        let step = nice_step(high - low);
+        let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+        let exponent = step.log10().floor();
+        let mut digits = (-exponent).max(0.0) as usize;
+        // Steps of 0.25 and 2.5 need a digit more than their magnitude says.
+        if ((step / 10f64.powf(exponent)) - 2.5).abs() < 1e-6 && exponent <= 0.0 {
+            digits += 1;
+        }
+        Self { low, high, logarithmic: false, digits, ticks: multiples(step, low, high) }
+    }
+
+    fn logarithmic(low: f64, high: f64) -> Self {
+        let (first, last) = (low.log10().floor(), high.log10().ceil());
+        let stride = ((last - first) / INTERVALS).ceil().max(1.0);
+        let ticks = (0..).map(|i| first + f64::from(i) * stride).take_while(|x| *x <= last + 1e-9);
+        let ticks: Vec<f64> = ticks.map(|x| 10f64.powf(x)).collect();
+        let digits = (-first).clamp(0.0, 4.0) as usize;
+        let end = ticks.last().map_or(high, |top| top.max(high));
+        Self { low: 10f64.powf(first), high: end, logarithmic: true, digits, ticks }
+    }
+
+    /// Where a number lies on the axis: 0 at its beginning, 1 at its end.
+    pub(super) fn position(&self, value: f64) -> f64 {
+        let scale = |x: f64| if self.logarithmic { x.log10() } else { x };
+        let (low, high) = (scale(self.low), scale(self.high));
+        if high > low { ((scale(value) - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 }
+    }
+
+    /// What stands beside a tick.
+    pub(super) fn label(&self, tick: f64) -> String {
+        if self.logarithmic || tick.abs() >= 1e5 {
+            // Powers of ten and huge numbers: four characters that a narrow margin holds.
+            let plain = tick == 0.0 || (0.01..1e4).contains(&tick.abs());
+            if plain {
+                let digits = if tick.abs() >= 1.0 { 0 } else { (-tick.log10().floor()).clamp(0.0, 4.0) as usize };
+                decimal(tick, digits)
+            } else {
+                format!("{tick:.0e}")
+            }
+        } else {
+            decimal(tick, self.digits)
+        }
+    }
+}
+
+/// A step of 1, 2, 2.5 or 5 times a power of ten that gives about [`INTERVALS`] intervals.
+fn nice_step(range: f64) -> f64 {
+    let raw = range / INTERVALS;
+    let magnitude = 10f64.powf(raw.log10().floor());
+    let nice = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|nice| nice * magnitude >= raw * 0.999);
+    nice.unwrap_or(10.0) * magnitude
+}
+
+fn multiples(step: f64, low: f64, high: f64) -> Vec<f64> {
+    let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
+}

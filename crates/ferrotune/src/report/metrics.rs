@@ -1,0 +1,143 @@
+//! The metrics of the study: their names for readers, and which of them a comparison is incomplete without.
+
+use ferrotune_eval::Record;
+
+/// Why a judged metric has no record at all.
+pub(super) const NO_JUDGE: &str = "no judge was configured";
+/// Why another metric of the study has no record at all.
+pub(super) const NOT_ASKED: &str = "this study did not ask for it";
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Better {
+    Higher,
+    Lower,
+}
+
+/// A metric that readers know by another name than records do.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Names that records use.
+    keys: &'static [&'static str],
+    /// The name in the report.
+    label: &'static str,
+    better: Better,
+    /// What the report says where a study has no record of it; `None` if it is then left out.
+    absent: Option<&'static str>,
+}
+
+use Better::{Higher, Lower};
+
+const fn known(
+    keys: &'static [&'static str],
+    label: &'static str,
+    better: Better,
+    absent: Option<&'static str>,
+) -> Known {
+    Known { keys, label, better, absent }
+}
+
+/// In the order of the report: the metrics of table 4, then the others of the study, then the rest.
+const KNOWN: &[Known] = &[
+    known(
+        &["gpt4_score", "gpt_4_score", "gpt4", "judge_score", "llm_judge"],
+        "GPT-4 score, 1 to 10",
+        Higher,
+        Some(NO_JUDGE),
+    ),
+    known(
+        &["ragas_answer_correctness", "answer_correctness"],
+        "RAGAS Answer Correctness",
+        Higher,
+        Some(NO_JUDGE),
+    ),
+    known(
+        &[
+            "ragas_answer_semantic_similarity",
+            "answer_semantic_similarity",
+            "ragas_answer_similarity",
+            "answer_similarity",
+        ],
+        "RAGAS Answer Semantic Similarity",
+        Higher,
+        Some(NO_JUDGE),
+    ),
+    known(&["exact_match"], "Exact Match", Higher, Some(NOT_ASKED)),
+    known(&["perplexity"], "Perplexity", Lower, Some(NOT_ASKED)),
+    known(&["semantic_similarity"], "Semantic similarity", Higher, Some(NOT_ASKED)),
+    known(&["bleu"], "BLEU", Higher, Some(NOT_ASKED)),
+    known(&["rouge1"], "ROUGE-1", Higher, Some(NOT_ASKED)),
+    known(&["rouge2"], "ROUGE-2", Higher, None),
+    known(&["rougel"], "ROUGE-L", Higher, Some(NOT_ASKED)),
+    known(&["rougelsum"], "ROUGE-Lsum", Higher, None),
+    known(&["meteor"], "METEOR", Higher, Some(NOT_ASKED)),
+    known(&["squad_em"], "Exact Match, SQuAD's", Higher, None),
+    known(&["token_f1"], "Token F1, SQuAD's", Higher, None),
+    known(&["loss"], "Loss per token", Lower, None),
+    known(&["perplexity_mean_of_texts"], "Perplexity, mean of texts", Lower, None),
+    known(&["perplexity_per_text"], "Perplexity per text", Lower, None),
+    known(&["word_perplexity"], "Perplexity per word", Lower, None),
+    known(&["byte_perplexity"], "Perplexity per byte", Lower, None),
+    known(&["bits_per_byte"], "Bits per byte", Lower, None),
+];
+
+/// One row of table 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The name in the records, or the usual one where there is no record.
+    pub metric: String,
+    /// The name in the report.
+    pub label: String,
+    pub better: Option<Better>,
+    /// What to say of a model without a record.
+    pub absent: &'static str,
+}
+
+impl Row {
+    /// This row's record among those of one evaluation.
+    pub(super) fn find<'a>(&self, records: &'a [Record]) -> Option<&'a Record> {
+        records.iter().find(|record| record.metric == self.metric)
+    }
+}
+
+/// The metric's name for readers.
+pub(super) fn label(metric: &str) -> String {
+    position(metric).map_or_else(|| metric.to_owned(), |i| KNOWN[i].label.to_owned())
+}
+
+/// The rows for these records: every metric they hold, once, and those that no comparison is complete without.
+pub(super) fn rows<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Row> {
+    let mut found: Vec<&str> = Vec::new();
+    for record in records {
+        if !found.contains(&record.metric.as_str()) {
+            found.push(&record.metric);
+        }
+    }
+    let mut rows = Vec::new();
+    for (i, known) in KNOWN.iter().enumerate() {
+        let row = |metric: &str| Row {
+            metric: metric.to_owned(),
+            label: known.label.to_owned(),
+            better: Some(known.better),
+            absent: known.absent.unwrap_or(NOT_ASKED),
+        };
+        let before = rows.len();
+        rows.extend(found.iter().filter(|metric| position(metric) == Some(i)).map(|metric| row(metric)));
+        if rows.len() == before && known.absent.is_some() {
+            rows.push(row(known.keys[0]));
+        }
+    }
+    let unknown = found.iter().filter(|metric| position(metric).is_none());
+    rows.extend(unknown.map(|metric| Row {
+        metric: (*metric).to_owned(),
+        label: (*metric).to_owned(),
+        better: None,
+        absent: NOT_ASKED,
+    }));
+    rows
+}
+
+fn position(metric: &str) -> Option<usize> {
+    let name = metric.to_lowercase().replace(['-', ' '], "_");
+    KNOWN.iter().position(|known| known.keys.contains(&name.as_str()))
+}

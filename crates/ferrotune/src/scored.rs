@@ -1,0 +1,192 @@
+//! A model and its tokenizer as the port that evaluation speaks to.
+
+use ferrotune_core::{
+    BoxError, Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason, Tokenize,
+};
+use ferrotune_nn::{
+    CausalLm, Tokens,
+    generate::{Sampling, generate},
+    loss::token_log_likelihoods,
+};
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// How many ids a batch may hold, padding included, unless a single row is longer.
+const DEFAULT_BATCH_TOKENS: usize = 4096;
+
+/// A causal language model with its tokenizer.
+///
+/// Batches are formed by length and results put back in order, so they depend on the batch size only by rounding.
+#[derive(Debug)]
+pub struct ScoredModel<'m, T> {
+    model: &'m dyn CausalLm,
+    tokenizer: &'m T,
+    batch_tokens: usize,
+}
+
+impl<'m, T: Tokenize> ScoredModel<'m, T> {
+    /// The port over `model`.
+    #[must_use]
+    pub fn new(model: &'m dyn CausalLm, tokenizer: &'m T) -> Self {
+        Self { model, tokenizer, batch_tokens: DEFAULT_BATCH_TOKENS }
+    }
+
+    /// The same with another size of batch, in ids with padding.
+    #[must_use]
+    pub fn with_batch_tokens(self, batch_tokens: usize) -> Self {
+        Self { batch_tokens, ..self }
+    }
+
+    /// The log-likelihood of each row's supervised ids, each given all ids before it. Row by row in the given order.
+    ///
+    /// # Errors
+    /// [`Error::TextTooLong`] for a row that is longer than the model's positions; what the model gives.
+    pub fn score_ids(&self, rows: &[(Vec<u32>, Vec<bool>)]) -> Result<Vec<Likelihood>> {
+        let limit = self.model.max_positions();
+        if let Some((index, (ids, _))) = rows.iter().enumerate().find(|(_, (ids, _))| ids.len() as i64 > limit) {
+            return Err(Error::TextTooLong { what: format!("row {index}"), found: ids.len(), limit });
+        }
+        let mut likelihoods = vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true }; rows.len()];
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|&row| std::cmp::Reverse(rows[row].0.len()));
+        for batch in batches(&order, |row| rows[row].0.len(), self.batch_tokens) {
+            self.score_batch(rows, batch, &mut likelihoods)?;
+        }
+        Ok(likelihoods)
+    }
+
+    fn score_batch(&self, rows: &[(Vec<u32>, Vec<bool>)], batch: &[usize], into: &mut [Likelihood]) -> Result<()> {
+        let lengths: Vec<i64> = batch.iter().map(|&row| rows[row].0.len() as i64).collect();
+        let width = lengths.iter().copied().max().unwrap_or(0);
+        if width < 2 {
+            return Ok(()); // a single id has nothing before it, so there is nothing to score
+        }
+        let mut ids = vec![0_i64; batch.len() * width as usize];
+        for (place, &row) in ids.chunks_mut(width as usize).zip(batch) {
+            place.iter_mut().zip(&rows[row].0).for_each(|(place, &id)| *place = i64::from(id));
+        }
+        let ids = Tensor::from_slice(&ids).f_view([batch.len() as i64, width])?.f_to_device(self.model.device())?;
+        let (scores, greedy) =
+            tch::no_grad(|| token_log_likelihoods(self.model, &Tokens::padded(&ids, &lengths)))?;
+        let scores = Vec::<f32>::try_from(scores.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?)?;
+        let greedy = Vec::<bool>::try_from(greedy.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?)?;
+        let width = width as usize - 1;
+        for (index, &row) in batch.iter().enumerate() {
+            let likelihood = &mut into[row];
+            for position in (1..rows[row].0.len()).filter(|&position| rows[row].1[position]) {
+                let place = index * width + position - 1;
+                likelihood.log_likelihood += f64::from(scores[place]);
+                likelihood.tokens += 1;
+                likelihood.is_greedy &= greedy[place];
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers to prompts given as ids, BOS included. Prompts of one length are continued together.
+    ///
+    /// # Errors
+    /// [`Error::TextTooLong`] for a prompt that leaves no position to answer in; what the model gives.
+    pub fn generate_ids(&self, prompts: &[Vec<u32>], limits: &GenerationLimits) -> Result<Vec<Generation>> {
+        let positions = self.model.max_positions();
+        if let Some((index, prompt)) = prompts.iter().enumerate().find(|(_, prompt)| prompt.len() as i64 >= positions) {
+            return Err(Error::TextTooLong { what: format!("prompt {index}"), found: prompt.len(), limit: positions });
+        }
+        let sampling = Sampling {
+            temperature: limits.temperature,
+            max_new_tokens: limits.max_new_tokens as i64,
+            eos: self.tokenizer.special().eos.map(i64::from).into_iter().collect(),
+            ..Sampling::default()
+        };
+        if limits.temperature > 0.0 {
+            ferrotune_torch::generator::seed(self.model.device(), limits.seed)?;
+        }
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&prompt| prompts[prompt].len());
+        let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
+        for same_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
+            let reach = |prompt: usize| prompts[prompt].len() + limits.max_new_tokens;
+            for batch in batches(same_length, reach, self.batch_tokens) {
+                let ids: Vec<Vec<i64>> =
+                    batch.iter().map(|&prompt| prompts[prompt].iter().map(|&id| i64::from(id)).collect()).collect();
+                for (&prompt, continued) in batch.iter().zip(generate(self.model, &ids, &sampling)?) {
+                    answers[prompt] = Some(self.decoded(&continued, limits)?);
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn decoded(
+        &self,
+        continued: &ferrotune_nn::generate::Continued,
+        limits: &GenerationLimits,
+    ) -> Result<Generation> {
+        let ids: Vec<u32> = continued.ids.iter().map(|&id| id as u32).collect();
+        let mut text = self.tokenizer.decode(&ids).map_err(|source| Error::Decode { source })?;
+        let mut stop = if continued.ended { StopReason::EndOfSequence } else { StopReason::Length };
+        let first = limits.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
+        if let Some(end) = first {
+            text.truncate(end);
+            stop = StopReason::StopText;
+        }
+        Ok(Generation { text, tokens: ids.len(), stop })
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.tokenizer.special().bos
+    }
+}
+
+impl<T: Tokenize> LanguageModel for ScoredModel<'_, T> {
+    /// Context and text are tokenized together; a token belongs to the text if it covers any byte of it.
+    fn log_likelihoods(&mut self, requests: &[Continuation]) -> Result<Vec<Likelihood>, BoxError> {
+        let rows = requests
+            .iter()
+            .map(|request| {
+                let encoding = self.tokenizer.encode(&format!("{}{}", request.context, request.text))?;
+                let mut ids: Vec<u32> = self.bos().into_iter().collect();
+                let mut scored = vec![false; ids.len()];
+                ids.extend(&encoding.ids);
+                scored.extend(encoding.offsets.iter().map(|bytes| bytes.end > request.context.len()));
+                Ok((ids, scored))
+            })
+            .collect::<Result<Vec<_>, BoxError>>()?;
+        Ok(self.score_ids(&rows)?)
+    }
+
+    fn generate(&mut self, prompts: &[String], limits: &GenerationLimits) -> Result<Vec<Generation>, BoxError> {
+        let prompts = prompts
+            .iter()
+            .map(|prompt| {
+                let mut ids: Vec<u32> = self.bos().into_iter().collect();
+                ids.extend(self.tokenizer.encode(prompt)?.ids);
+                Ok(ids)
+            })
+            .collect::<Result<Vec<_>, BoxError>>()?;
+        Ok(self.generate_ids(&prompts, limits)?)
+    }
+}
+
+/// Consecutive pieces of `order` whose longest member times their number stays within `tokens`; at least one each.
+fn batches(order: &[usize], length: impl Fn(usize) -> usize, tokens: usize) -> Vec<&[usize]> {
+    let mut pieces = Vec::new();
+    let mut rest = order;
+    while !rest.is_empty() {
+        let mut longest = 0;
+        let count = rest
+            .iter()
+            .enumerate()
+            .take_while(|&(index, &row)| {
+                longest = longest.max(length(row));
+                index == 0 || (index + 1) * longest <= tokens
+            })
+            .count();
+        let (piece, others) = rest.split_at(count);
+        pieces.push(piece);
+        rest = others;
+    }
+    pieces
+}
+

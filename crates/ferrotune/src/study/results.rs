@@ -1,0 +1,205 @@
+//! What a study found, as data: the one source of every number in its reports.
+
+use std::collections::BTreeMap;
+
+use ferrotune_eval::Record;
+use serde::{Deserialize, Serialize};
+
+/// Everything a report shows. Written as `results.json`; the HTML and Markdown reports are functions of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudyResults {
+    /// The study's title.
+    pub title: String,
+    /// What was done, in a sentence or two for the reader of the report.
+    pub description: String,
+    /// When it ended, as `YYYY-MM-DD HH:MM UTC`.
+    pub finished: String,
+    /// Wall-clock seconds of the whole study.
+    pub seconds: f64,
+    /// Where it ran.
+    pub environment: Environment,
+    /// Settings shared by all models, in the order in which they are shown: name and value.
+    pub settings: Vec<(String, String)>,
+    /// The instruction data.
+    pub data: DataResults,
+    /// The models, in the order of the study.
+    pub models: Vec<ModelResults>,
+}
+
+/// The machine and the versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Version of this crate.
+    pub ferrotune: String,
+    /// Version of libtorch.
+    pub libtorch: String,
+    /// Operating system and architecture.
+    pub system: String,
+    /// Processor.
+    pub processor: String,
+    /// Threads used for arithmetic.
+    pub threads: u64,
+    /// The device that trained.
+    pub device: String,
+    /// The compute type.
+    pub dtype: String,
+    /// Bytes of host memory.
+    pub memory_bytes: u64,
+}
+
+/// What became of the instruction data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataResults {
+    /// The files.
+    pub files: Vec<DataFile>,
+    /// Records in each part of the split, and those in none.
+    pub split: SplitCounts,
+    /// The seed of the split.
+    pub split_seed: u64,
+    /// The template's name.
+    pub template: String,
+}
+
+/// A data file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Its name, without folders.
+    pub name: String,
+    /// Hash of its bytes.
+    pub sha256: String,
+    /// Records in it.
+    pub read: u64,
+    /// Records that could be used.
+    pub kept: u64,
+    /// Records that could not, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Records by use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitCounts {
+    /// For training.
+    pub train: u64,
+    /// For validation loss.
+    pub validation: u64,
+    /// For the metrics.
+    pub test: u64,
+    /// For nothing.
+    pub unused: u64,
+}
+
+/// One model family, before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelResults {
+    /// What the report calls it.
+    pub name: String,
+    /// `llama`, `mistral` or `mixtral`.
+    pub family: String,
+    /// How the base came to be, in a sentence: a folder's name, or how it was grown.
+    pub origin: String,
+    /// Hash of the base weights.
+    pub base_sha256: String,
+    /// Hash of the tokenizer.
+    pub tokenizer_sha256: String,
+    /// All weights of the base.
+    pub parameters: u64,
+    /// Weights that one token crosses.
+    pub active_parameters: u64,
+    /// Weights that trained.
+    pub trainable_parameters: u64,
+    /// Records by what encoding did with them under this model's tokenizer.
+    pub encoding: EncodingCounts,
+    /// The metrics of the base model.
+    pub base: Vec<Record>,
+    /// One fine-tuning per seed.
+    pub runs: Vec<RunResults>,
+    /// Answers to the same held-out questions, before and after (first seed), for a reader to judge.
+    pub answers: Vec<Answer>,
+}
+
+/// What encoding did with the records of all parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncodingCounts {
+    /// Records in use.
+    pub kept: u64,
+    /// Records whose request was too long.
+    pub request_too_long: u64,
+    /// Records without a token to learn from.
+    pub nothing_supervised: u64,
+    /// Records in use that lost their end.
+    pub truncated: u64,
+    /// Ids of records in use.
+    pub tokens: u64,
+    /// Of those, targets.
+    pub supervised_tokens: u64,
+}
+
+/// One fine-tuning and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResults {
+    /// Seeds adapter, order and dropout.
+    pub seed: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Epochs seen.
+    pub epochs: f64,
+    /// Seconds of training, without evaluation of metrics.
+    pub train_seconds: f64,
+    /// Mean training loss over the run.
+    pub train_loss: f64,
+    /// Validation loss at the end.
+    pub validation_loss: Option<f64>,
+    /// Input tokens per second that are not padding.
+    pub tokens_per_second: f64,
+    /// Targets per second.
+    pub supervised_tokens_per_second: f64,
+    /// Largest resident memory of the process so far, in bytes.
+    pub peak_rss_bytes: u64,
+    /// Largest device memory, where there is a device of its own.
+    pub peak_device_bytes: Option<u64>,
+    /// Training loss over time.
+    pub training_curve: Vec<CurvePoint>,
+    /// Validation loss over time; the first point is before any step where that was measured.
+    pub validation_curve: Vec<CurvePoint>,
+    /// Where the run began to overfit, if it did.
+    pub overfitting: Option<Overfitting>,
+    /// The metrics of the fine-tuned model.
+    pub metrics: Vec<Record>,
+}
+
+/// A loss at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Epochs seen.
+    pub epoch: f64,
+    /// Mean loss per supervised token.
+    pub loss: f64,
+}
+
+/// The step after which validation loss rises while training goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overfitting {
+    /// Step of the lowest validation loss.
+    pub step: u64,
+    /// Epochs seen there.
+    pub epoch: f64,
+    /// That lowest loss.
+    pub lowest_loss: f64,
+    /// The validation loss at the end.
+    pub final_loss: f64,
+}
+
+/// A held-out question with its answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The request.
+    pub request: String,
+    /// What the data say.
+    pub reference: String,
+    /// The base model's.
+    pub base: String,
+    /// The fine-tuned model's.
+    pub fine_tuned: String,
+}
