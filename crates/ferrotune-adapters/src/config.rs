@@ -197,6 +197,12 @@ impl LoraConfig {
         for field in ["peft_version", "inference_mode"] {
             fields.fields.remove(field);
         }
+        // Defaults are written anyway; keeping them would make equal configurations unequal.
+        for (field, default) in PASSIVE {
+            if fields.fields.get(*field).is_some_and(|value| *value == default()) {
+                fields.fields.remove(*field);
+            }
+        }
         let config = Self { other: fields.fields, ..config };
         config.check(place)?;
         Ok(config)

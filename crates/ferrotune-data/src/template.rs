@@ -15,7 +15,8 @@ use std::ops::Range;
 use crate::{Preamble, Record};
 
 /// The sentence between `[INST]` and the request.
-pub const PREAMBLE: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+pub const PREAMBLE: &str = "Below is an instruction that describes a task. \
+     Write a response that appropriately completes the request.";
 
 /// Names the template in cache keys and reports; changes with every change of the text it renders.
 pub const TEMPLATE: &str = "instruction-v1";

@@ -8,9 +8,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use ferrotune_core::BoxError;
 use ndarray::{Array2, ArrayView1};
 
-use crate::{
-    Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore, rouge::Prf,
-};
+use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore, rouge::Prf};
 
 /// How many different texts go to the encoder at once.
 const BATCH: usize = 32;
@@ -109,7 +107,10 @@ impl BertScore {
                     f_measure: best.f_measure.max(score.f_measure),
                 }));
             }
-            best.ok_or_else(|| Failure { kind: FailureKind::EmptyText, detail: "there is no reference".to_owned() })
+            best.ok_or_else(|| Failure {
+                kind: FailureKind::EmptyText,
+                detail: "there is no reference".to_owned(),
+            })
         };
         Ok(pairs.iter().map(best).collect())
     }
@@ -125,8 +126,11 @@ impl BertScore {
     }
 
     fn encode<'p>(&self, pairs: &'p [Pair]) -> Result<HashMap<&'p str, TokenVectors>> {
-        let mut texts: Vec<&str> =
-            pairs.iter().flat_map(|p| p.references.iter().chain([&p.prediction])).map(|text| text.trim()).collect();
+        let mut texts: Vec<&str> = pairs
+            .iter()
+            .flat_map(|p| p.references.iter().chain([&p.prediction]))
+            .map(|text| text.trim())
+            .collect();
         texts.sort_unstable();
         texts.dedup();
         let mut encoded = HashMap::with_capacity(texts.len());
@@ -140,7 +144,9 @@ impl BertScore {
                 return Err(Error::EncoderShape {
                     encoder: self.encoder.name(),
                     found: match wrong {
-                        Some(text) => format!("{} vectors for {} tokens", text.vectors.nrows(), text.ids.len()),
+                        Some(text) => {
+                            format!("{} vectors for {} tokens", text.vectors.nrows(), text.ids.len())
+                        }
                         None => format!("{} texts", vectors.len()),
                     },
                     expected: format!("{} texts with a vector for every token", batch.len()),

@@ -108,7 +108,9 @@ pub enum Error {
         expected: &'static str,
     },
     /// A pattern to be removed before comparing is not a regular expression of the `regex` crate.
-    #[error("cannot compile the pattern `{pattern}`: {source}; look-around and back-references are not supported")]
+    #[error(
+        "cannot compile the pattern `{pattern}`: {source}; look-around and back-references are not supported"
+    )]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -134,7 +136,9 @@ pub enum Error {
         expected: String,
     },
     /// A sample failed and failures are not allowed.
-    #[error("metric `{metric}` failed on sample `{id}`: {failure}; with the policy `skip` it is counted instead")]
+    #[error(
+        "metric `{metric}` failed on sample `{id}`: {failure}; with the policy `skip` it is counted instead"
+    )]
     SampleFailed {
         /// The metric.
         metric: String,
@@ -144,7 +148,9 @@ pub enum Error {
         failure: crate::Failure,
     },
     /// A dictionary folder lacks a file or holds a malformed one.
-    #[error("`{path}` is not WordNet data: {problem}; on Debian `apt-get install wordnet-base` puts it into /usr/share/wordnet")]
+    #[error(
+        "`{path}` is not WordNet data: {problem}; on Debian `apt-get install wordnet-base` puts it into /usr/share/wordnet"
+    )]
     WordNet {
         /// The file.
         path: PathBuf,

@@ -138,7 +138,9 @@ impl Metric for TokenF1 {
         });
         let variant = match self.empty {
             EmptyAnswers::ScoreZero => "squad 1.1 token f1 (two empty answers: 0), best reference, 0 to 1",
-            EmptyAnswers::ScoreEquality => "squad 2.0 token f1 (two empty answers: 1), best reference, 0 to 1",
+            EmptyAnswers::ScoreEquality => {
+                "squad 2.0 token f1 (two empty answers: 1), best reference, 0 to 1"
+            }
         };
         Ok(vec![Measurement::of_mean("token_f1", variant, samples)])
     }
@@ -164,8 +166,8 @@ impl RawExactMatch {
     /// # Errors
     /// [`Error::Pattern`] if it does not compile.
     pub fn removing(mut self, pattern: &str) -> Result<Self> {
-        let compiled = Regex::new(pattern)
-            .map_err(|source| Error::Pattern { pattern: pattern.to_owned(), source })?;
+        let compiled =
+            Regex::new(pattern).map_err(|source| Error::Pattern { pattern: pattern.to_owned(), source })?;
         self.remove.push(compiled);
         Ok(self)
     }
@@ -185,7 +187,8 @@ impl RawExactMatch {
             text = text.to_lowercase();
         }
         text.retain(|c| {
-            !(self.ignore_punctuation && c.is_ascii_punctuation() || self.ignore_numbers && c.is_ascii_digit())
+            !(self.ignore_punctuation && c.is_ascii_punctuation()
+                || self.ignore_numbers && c.is_ascii_digit())
         });
         text
     }

@@ -133,9 +133,11 @@ fn parse_pair(text: &str) -> Result<Pair, LineProblem> {
         (Some(_), Some(_)) => return Err(LineProblem::BothReferenceFields),
         (None, None) => return Err(LineProblem::MissingField { field: "reference" }),
         (Some(one), None) => vec![string(one, "reference")?],
-        (None, Some(Value::Array(many))) => {
-            many.iter().enumerate().map(|(i, r)| string(r, &format!("references[{i}]"))).collect::<Result<_, _>>()?
-        }
+        (None, Some(Value::Array(many))) => many
+            .iter()
+            .enumerate()
+            .map(|(i, r)| string(r, &format!("references[{i}]")))
+            .collect::<Result<_, _>>()?,
         (None, Some(other)) => {
             return Err(LineProblem::WrongType {
                 field: "references".to_owned(),

@@ -42,10 +42,11 @@ pub(crate) struct CharSet {
 impl CharSet {
     /// `class` is one bracketed or escaped class in the syntax of the `regex` crate, such as `\p{P}`.
     pub(crate) fn new(class: &str) -> Self {
-        let ranges: Vec<(char, char)> = match regex_syntax::parse(class).map(regex_syntax::hir::Hir::into_kind) {
-            Ok(HirKind::Class(Class::Unicode(set))) => set.iter().map(|r| (r.start(), r.end())).collect(),
-            _ => Vec::new(),
-        };
+        let ranges: Vec<(char, char)> =
+            match regex_syntax::parse(class).map(regex_syntax::hir::Hir::into_kind) {
+                Ok(HirKind::Class(Class::Unicode(set))) => set.iter().map(|r| (r.start(), r.end())).collect(),
+                _ => Vec::new(),
+            };
         let mut ascii = [false; 128];
         for (byte, slot) in ascii.iter_mut().enumerate() {
             let c = char::from(byte as u8);

@@ -155,7 +155,9 @@ impl Record {
                         record.ci95 = Some([interval.low, interval.high]);
                         record.ci_method = interval.method;
                     }
-                    None if tally.len() < 2 => record.ci_method = "none: a single sample has no interval".to_owned(),
+                    None if tally.len() < 2 => {
+                        record.ci_method = "none: a single sample has no interval".to_owned()
+                    }
                     None => record.ci_method = "none: the value of a resample is not finite".to_owned(),
                 }
             }
@@ -193,7 +195,9 @@ mod extended {
                 "inf" => Some(f64::INFINITY),
                 "-inf" => Some(f64::NEG_INFINITY),
                 other => {
-                    return Err(D::Error::custom(format!("value is `{other}`, expected a number, `inf` or `-inf`")));
+                    return Err(D::Error::custom(format!(
+                        "value is `{other}`, expected a number, `inf` or `-inf`"
+                    )));
                 }
             },
         })

@@ -20,7 +20,7 @@ use crate::{
 /// let registry = Registry::with_text_metrics()?;
 /// let metrics = registry.resolve("bleu,rouge,exact_match")?;
 /// assert_eq!(metrics[1].outputs(), ["rouge1", "rouge2", "rougeL", "rougeLsum"]);
-/// assert!(registry.resolve("blue").unwrap_err().to_string().contains("expected one of: bleu"));
+/// assert!(registry.resolve("blue").unwrap_err().to_string().contains("bleu, chrf"));
 /// # Ok::<(), ferrotune_eval::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -48,10 +48,8 @@ impl Registry {
         let mut registry = Self::new();
         registry.insert("bleu", Bleu::new(BleuConfig::default())?)?;
         let rouge = |kinds| Rouge::new(kinds, Stemming::None);
-        registry.insert(
-            "rouge",
-            rouge(vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum])?,
-        )?;
+        registry
+            .insert("rouge", rouge(vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum])?)?;
         let skip = Some(4);
         let others = [RougeKind::L, RougeKind::Lsum, RougeKind::S { skip }, RougeKind::Su { skip }];
         for kind in (1..=9).map(RougeKind::N).chain(others) {
@@ -141,7 +139,8 @@ impl Registry {
         let outputs: Vec<Vec<String>> = chosen.iter().map(|metric| metric.outputs()).collect();
         let covered = |i: usize| {
             (0..outputs.len()).any(|j| {
-                let larger = outputs[j].len() > outputs[i].len() || (outputs[j].len() == outputs[i].len() && j < i);
+                let larger =
+                    outputs[j].len() > outputs[i].len() || (outputs[j].len() == outputs[i].len() && j < i);
                 larger && outputs[i].iter().all(|output| outputs[j].contains(output))
             })
         };

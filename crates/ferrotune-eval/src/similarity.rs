@@ -18,7 +18,8 @@ const BATCH: usize = 64;
 /// ```
 #[must_use]
 pub fn cosine(a: &[f32], b: &[f32]) -> Option<f64> {
-    let dot = |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum() };
+    let dot =
+        |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum() };
     let norms = dot(a, a).sqrt() * dot(b, b).sqrt();
     (norms != 0.0).then(|| dot(a, b) / norms)
 }
@@ -93,14 +94,21 @@ impl Metric for SemanticSimilarity {
                 SampleScore {
                     id: pair.id.clone(),
                     extracted: None,
-                    score: best_cosine(prediction, pair.references.iter().map(|r| vectors[r.as_str()].as_slice())),
+                    score: best_cosine(
+                        prediction,
+                        pair.references.iter().map(|r| vectors[r.as_str()].as_slice()),
+                    ),
                 }
             })
             .collect();
         Ok(vec![
-            Measurement::of_mean("semantic_similarity", "cosine of sentence vectors, best reference", samples)
-                .with_param("encoder", self.encoder.name())
-                .with_param("dimension", self.encoder.dimension()),
+            Measurement::of_mean(
+                "semantic_similarity",
+                "cosine of sentence vectors, best reference",
+                samples,
+            )
+            .with_param("encoder", self.encoder.name())
+            .with_param("dimension", self.encoder.dimension()),
         ])
     }
 }

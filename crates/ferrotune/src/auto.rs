@@ -130,6 +130,15 @@ impl AutoCausalLm {
         (all, all - experts + experts / held * chosen)
     }
 
+    /// Number of token ids.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> i64 {
+        match &self.architecture {
+            Architecture::Llama2(config) => config.vocab_size,
+            Architecture::Mixtral(config) => config.vocab_size,
+        }
+    }
+
     /// The most positions of a sequence.
     #[must_use]
     pub fn max_positions(&self) -> i64 {

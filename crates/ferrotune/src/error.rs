@@ -19,6 +19,46 @@ pub enum Error {
     /// A data set could not be read or prepared.
     #[error(transparent)]
     Data(#[from] ferrotune_data::Error),
+    /// An adapter could not be read, built or written.
+    #[error(transparent)]
+    Adapter(#[from] ferrotune_adapters::Error),
+    /// Training stopped.
+    #[error(transparent)]
+    Trainer(#[from] ferrotune_trainer::Error),
+    /// A metric could not be computed.
+    #[error(transparent)]
+    Metric(#[from] ferrotune_eval::Error),
+    /// The sentence encoder could not be read or run.
+    #[error(transparent)]
+    Encoder(#[from] ferrotune_bert::Error),
+    /// A setting has a value that makes no sense.
+    #[error("setting `{setting}` is {found}, expected {expected}")]
+    Setting {
+        /// Its name, as in files and flags.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A study's file is not what it should be.
+    #[error("`{path}` is not a study")]
+    StudyFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A tokenizer has more ids than its model.
+    #[error("`{folder}` has a tokenizer with {tokenizer} ids and a model with {model}; they do not belong together")]
+    VocabularyMismatch {
+        /// The model folder.
+        folder: PathBuf,
+        /// Ids of the tokenizer.
+        tokenizer: usize,
+        /// Ids of the model.
+        model: i64,
+    },
     /// A file could not be read or written.
     #[error("cannot access `{path}`")]
     Io {

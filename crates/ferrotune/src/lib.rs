@@ -1,8 +1,7 @@
 //! Fine-tune LLaMA 2 and Mixtral with LoRA on libtorch, and measure whether it helped.
 //!
 //! This crate composes the others and re-exports them: [`AutoCausalLm`] opens a Hugging Face folder of any family,
-//! [`ScoredModel`] gives evaluation what it needs of a model, [`study`] trains and compares several models and
-//! [`report`] writes down what came out.
+//! [`ScoredModel`] gives evaluation what it needs of a model, and [`study`] fine-tunes and compares several models.
 
 pub use ferrotune_adapters as adapters;
 pub use ferrotune_bert as bert;
@@ -16,11 +15,21 @@ pub use ferrotune_torch as torch;
 pub use ferrotune_trainer as trainer;
 
 mod auto;
+mod compute;
 mod error;
+mod grow;
+mod instructions;
+mod measure;
 mod scored;
 mod upcycle;
 
+pub mod study;
+
 pub use auto::{Architecture, AutoCausalLm, LoadOptions};
+pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};
+pub use grow::grow;
+pub use instructions::{DataConfig, Instructions, Parts, evaluation_plan, training_plan};
+pub use measure::{Measure, MeasureConfig, Measured, id_of, request, response};
 pub use scored::ScoredModel;
 pub use upcycle::{Upcycle, upcycle};

@@ -1,1 +1,1 @@
-//! Tests.
+//! Bad input.

@@ -37,7 +37,7 @@ impl Case {
     fn open(name: &str) -> Self {
         let facts = json(&golden().join("training/training.json"))["cases"][name].clone();
         let tensors = Checkpoint::open_file(&golden().join(format!("training/{name}.safetensors"))).unwrap();
-        let folder = golden().join("adapters").join(facts["adapter"].as_str().unwrap());
+        let folder = golden().join(facts["adapter"].as_str().unwrap());
         let weights = AdapterWeights::open(&folder).unwrap();
         let mut base = Model::open(facts["model"].as_str().unwrap());
         if base.tied() {

@@ -14,19 +14,19 @@ use tch::{Device, Kind, Tensor};
 
 /// Largest difference over the largest expected value: two orders of summation in 32 bits stay under 1e-6 on these
 /// models, another formula does not stay under this.
-pub const LOGITS: f64 = 2e-5;
+pub(crate) const LOGITS: f64 = 2e-5;
 
-pub fn golden() -> PathBuf {
+pub(crate) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ferrotune/tests/golden")
 }
 
-pub fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
         .unwrap()
 }
 
 /// A golden model's configuration, weights and kind.
-pub struct Model {
+pub(crate) struct Model {
     config: Config,
     source: Checkpoint,
 }
@@ -37,16 +37,16 @@ enum Config {
 }
 
 impl Model {
-    pub fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         Self::at(&golden().join("models").join(name))
     }
 
-    pub fn at(folder: &Path) -> Self {
+    pub(crate) fn at(folder: &Path) -> Self {
         Self::with_config(folder, folder)
     }
 
     /// The configuration of one folder with the weights of another.
-    pub fn with_config(config: &Path, weights: &Path) -> Self {
+    pub(crate) fn with_config(config: &Path, weights: &Path) -> Self {
         let file = ConfigFile::open(config).unwrap();
         let config = match file.required::<String>("model_type").unwrap().as_str() {
             "mixtral" => Config::Mixtral(ferrotune_mixtral::Config::read(&file).unwrap()),
@@ -56,7 +56,7 @@ impl Model {
     }
 
     /// The same with a head of its own.
-    pub fn untied(mut self) -> Self {
+    pub(crate) fn untied(mut self) -> Self {
         match &mut self.config {
             Config::Llama(config) => config.tie_word_embeddings = false,
             Config::Mixtral(config) => config.tie_word_embeddings = false,
@@ -64,14 +64,14 @@ impl Model {
         self
     }
 
-    pub fn tied(&self) -> bool {
+    pub(crate) fn tied(&self) -> bool {
         match &self.config {
             Config::Llama(config) => config.tie_word_embeddings,
             Config::Mixtral(config) => config.tie_word_embeddings,
         }
     }
 
-    pub fn specs(&self) -> Vec<WeightSpec> {
+    pub(crate) fn specs(&self) -> Vec<WeightSpec> {
         match &self.config {
             Config::Llama(config) => config.weights(),
             Config::Mixtral(config) => config.weights(),
@@ -79,7 +79,7 @@ impl Model {
     }
 
     /// The weights, seen as the configuration asks for them.
-    pub fn with_source<T>(&self, then: impl FnOnce(&dyn WeightSource) -> T) -> T {
+    pub(crate) fn with_source<T>(&self, then: impl FnOnce(&dyn WeightSource) -> T) -> T {
         let head = self.specs().into_iter().find(|spec| spec.role == ferrotune_nn::Role::Head);
         match head {
             Some(head) if self.source.shape(&head.name).is_none() => {
@@ -89,7 +89,7 @@ impl Model {
         }
     }
 
-    pub fn try_load(
+    pub(crate) fn try_load(
         &self,
         kind: Kind,
         builder: &mut dyn ProjectionBuilder,
@@ -107,53 +107,53 @@ impl Model {
         })
     }
 
-    pub fn load(&self, builder: &mut dyn ProjectionBuilder) -> Box<dyn CausalLm> {
+    pub(crate) fn load(&self, builder: &mut dyn ProjectionBuilder) -> Box<dyn CausalLm> {
         self.try_load(Kind::Float, builder).unwrap()
     }
 
-    pub fn base(&self) -> Box<dyn CausalLm> {
+    pub(crate) fn base(&self) -> Box<dyn CausalLm> {
         self.load(&mut Frozen::new(Dense))
     }
 
-    pub fn fresh(&self, config: LoraConfig) -> (Box<dyn CausalLm>, LoraAdapter) {
+    pub(crate) fn fresh(&self, config: LoraConfig) -> (Box<dyn CausalLm>, LoraAdapter) {
         let mut lora = Lora::new(config, Dense).unwrap();
         let model = self.load(&mut lora);
         (model, lora.finish().unwrap())
     }
 
-    pub fn read(&self, weights: &AdapterWeights) -> (Box<dyn CausalLm>, LoraAdapter) {
+    pub(crate) fn read(&self, weights: &AdapterWeights) -> (Box<dyn CausalLm>, LoraAdapter) {
         let mut lora = Lora::load(weights, Dense).unwrap();
         let model = self.load(&mut lora);
         (model, lora.finish().unwrap())
     }
 }
 
-pub fn ids() -> Tensor {
+pub(crate) fn ids() -> Tensor {
     let row = |seed: i64| (0..12).map(move |place| (7 * place * place + 13 * seed + place) % 90 + 3);
     Tensor::from_slice(&row(1).chain(row(2)).collect::<Vec<i64>>()).view([2, 12])
 }
 
-pub fn logits(model: &dyn CausalLm, ids: &Tensor, pass: &Pass) -> Tensor {
+pub(crate) fn logits(model: &dyn CausalLm, ids: &Tensor, pass: &Pass) -> Tensor {
     let Hidden { states, .. } = model.hidden(&Tokens::full(ids), None, pass).unwrap();
     model.logits(&states, pass).unwrap()
 }
 
 /// Largest difference over the largest expected value.
-pub fn largest(found: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn largest(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.size(), expected.size());
     let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     (&found - &expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[])
 }
 
 /// Euclidean norm of the difference over that of the expected.
-pub fn norm_relative(found: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn norm_relative(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.size(), expected.size());
     let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
     (&found - &expected).norm().double_value(&[]) / expected.norm().double_value(&[]).max(1e-12)
 }
 
 /// Gives every trained tensor values that are far from where it started.
-pub fn shake(adapter: &LoraAdapter, seed: i64) {
+pub(crate) fn shake(adapter: &LoraAdapter, seed: i64) {
     tch::manual_seed(seed);
     tch::no_grad(|| {
         for trained in adapter.parameters() {

@@ -213,7 +213,8 @@ impl Bleu {
         words.clear();
         let mut cut = |source: &str, ids: &mut Vec<u32>| {
             ids.clear();
-            self.cutter.for_each_token(source, self.config.lowercase, text, |token| ids.push(words.id(token)));
+            self.cutter
+                .for_each_token(source, self.config.lowercase, text, |token| ids.push(words.id(token)));
         };
         cut(hypothesis, hypothesis_ids);
         let mut count = 0;
@@ -282,7 +283,8 @@ impl Bleu {
                 Smoothing::None | Smoothing::AddK(_) => 0.0,
             };
         }
-        let logs: f64 = precisions[..averaged].iter().map(|&p| if p == 0.0 { LOG_OF_ZERO } else { p.ln() }).sum();
+        let logs: f64 =
+            precisions[..averaged].iter().map(|&p| if p == 0.0 { LOG_OF_ZERO } else { p.ln() }).sum();
         BleuScore { score: brevity_penalty * (logs / averaged as f64).exp(), precisions, brevity_penalty }
     }
 }
@@ -336,7 +338,8 @@ impl Metric for Bleu {
 impl SegmentStatistics for Bleu {
     fn rows(&self, pairs: &[Pair]) -> Array2<f64> {
         let width = 2 + 2 * self.config.max_order;
-        let rows: Vec<f64> = self.statistics_of_pairs(pairs).iter().flat_map(BleuStatistics::to_row).collect();
+        let rows: Vec<f64> =
+            self.statistics_of_pairs(pairs).iter().flat_map(BleuStatistics::to_row).collect();
         Array2::from_shape_fn((pairs.len(), width), |(i, j)| rows[i * width + j])
     }
 

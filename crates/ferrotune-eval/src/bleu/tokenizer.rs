@@ -208,7 +208,8 @@ fn unescape(text: &str) -> Cow<'_, str> {
 /// `str.split()` over bytes of UTF-8; the text is decoded only where it is not ASCII.
 fn for_each_word(bytes: &[u8], mut with: impl FnMut(&[u8])) {
     let mut rest = bytes;
-    let ascii_space = |byte: u8| byte == b' ' || (0x09..=0x0d).contains(&byte) || (0x1c..=0x1f).contains(&byte);
+    let ascii_space =
+        |byte: u8| byte == b' ' || (0x09..=0x0d).contains(&byte) || (0x1c..=0x1f).contains(&byte);
     while !rest.is_empty() {
         let end = rest.iter().position(|&byte| ascii_space(byte)).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);

@@ -213,7 +213,8 @@ impl Metric for Meteor {
             .par_iter()
             .map(|pair| {
                 let prediction = words(&pair.prediction);
-                let scores = pair.references.iter().map(|reference| self.score(&words(reference), &prediction));
+                let scores =
+                    pair.references.iter().map(|reference| self.score(&words(reference), &prediction));
                 SampleScore { id: pair.id.clone(), extracted: None, score: Ok(scores.fold(0.0, f64::max)) }
             })
             .collect();

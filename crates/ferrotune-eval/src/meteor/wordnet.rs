@@ -82,7 +82,9 @@ impl WordNet {
         for part in &self.parts {
             for base in part.base_forms(&form) {
                 let offsets = part.index.get(base.as_str()).into_iter().flatten();
-                names.extend(offsets.flat_map(|&offset| part.lemmas(offset)).filter(|name| !name.contains('_')));
+                names.extend(
+                    offsets.flat_map(|&offset| part.lemmas(offset)).filter(|name| !name.contains('_')),
+                );
             }
         }
         names
@@ -188,9 +190,11 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, String)> {
-    (1..).zip(bytes.split(|&byte| byte == b'\n')).filter(|(_, line)| !line.is_empty()).map(|(number, line)| {
-        (number, String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned())
-    })
+    (1..).zip(bytes.split(|&byte| byte == b'\n')).filter(|(_, line)| !line.is_empty()).map(
+        |(number, line)| {
+            (number, String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned())
+        },
+    )
 }
 
 fn malformed(path: &Path, number: usize) -> Error {

@@ -78,7 +78,9 @@ impl Perplexity {
             Self::TokenWeighted => "exp of the negative log-likelihood per token, over all texts",
             Self::MeanOfTexts => "mean of the texts' perplexities (hugging face evaluate)",
             Self::PerText => "exp of the negative mean log-likelihood of a text (lm-evaluation-harness)",
-            Self::Word => "exp of the negative log-likelihood per whitespace-separated word (lm-evaluation-harness)",
+            Self::Word => {
+                "exp of the negative log-likelihood per whitespace-separated word (lm-evaluation-harness)"
+            }
             Self::Byte => "exp of the negative log-likelihood per byte of utf-8 (lm-evaluation-harness)",
             Self::BitsPerByte => "negative log-likelihood per byte of utf-8, in bits (lm-evaluation-harness)",
         }

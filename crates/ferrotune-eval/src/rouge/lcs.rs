@@ -76,7 +76,8 @@ impl Buffers {
                 self.mark_common(sentence, other);
             }
             for (&id, _) in sentence.iter().zip(&self.hit).filter(|(_, hit)| **hit) {
-                let left = (&mut self.left_in_reference[id as usize], &mut self.left_in_prediction[id as usize]);
+                let left =
+                    (&mut self.left_in_reference[id as usize], &mut self.left_in_prediction[id as usize]);
                 if *left.0 > 0 && *left.1 > 0 {
                     hits += 1;
                     *left.0 -= 1;

@@ -236,7 +236,8 @@ impl Rouge {
     fn score_tokens(&self, scratch: &mut Scratch) -> Vec<Prf> {
         let Scratch { overlap, lcs, prediction, reference, matches, words, .. } = scratch;
         let (predicted, expected) = (prediction.ids.as_slice(), reference.ids.as_slice());
-        let highest = self.kinds.iter().map(|kind| if let RougeKind::N(n) = kind { usize::from(*n) } else { 0 });
+        let highest =
+            self.kinds.iter().map(|kind| if let RougeKind::N(n) = kind { usize::from(*n) } else { 0 });
         matches.clear();
         matches.resize(highest.max().unwrap_or_default(), 0);
         overlap.clipped_matches(&[expected], predicted, matches);
@@ -254,8 +255,12 @@ impl Rouge {
                 let shared = lcs.summary_hits(reference.sentences(), prediction.sentences(), words.len());
                 Prf::of_counts(shared as u64, predicted.len() as u64, expected.len() as u64)
             }
-            RougeKind::S { skip } => skip_bigram::score(expected, predicted, skip, skip_bigram::Unigrams::Ignored),
-            RougeKind::Su { skip } => skip_bigram::score(expected, predicted, skip, skip_bigram::Unigrams::Counted),
+            RougeKind::S { skip } => {
+                skip_bigram::score(expected, predicted, skip, skip_bigram::Unigrams::Ignored)
+            }
+            RougeKind::Su { skip } => {
+                skip_bigram::score(expected, predicted, skip, skip_bigram::Unigrams::Counted)
+            }
         };
         self.kinds.iter().map(of_kind).collect()
     }

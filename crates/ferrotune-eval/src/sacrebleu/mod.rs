@@ -151,7 +151,8 @@ fn paired(
         });
     }
     let rows = [metric.rows(baseline), metric.rows(system)];
-    let score = |rows: &Array2<f64>| metric.score_row(&rows.sum_axis(ndarray::Axis(0)).to_vec(), Rounding::Double);
+    let score =
+        |rows: &Array2<f64>| metric.score_row(&rows.sum_axis(ndarray::Axis(0)).to_vec(), Rounding::Double);
     let result =
         PairedResult { baseline: score(&rows[0]), system: score(&rows[1]), p_value: 1.0, confidence: None };
     Ok((rows, result))

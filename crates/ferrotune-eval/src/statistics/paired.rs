@@ -62,7 +62,10 @@ pub fn compare(first: &Measurement, second: &Measurement, bootstrap: &Bootstrap)
     if (&first.metric, &first.variant) != (&second.metric, &second.variant) {
         return Err(Error::Setting {
             option: "measurements compared",
-            found: format!("`{}` ({}) and `{}` ({})", first.metric, first.variant, second.metric, second.variant),
+            found: format!(
+                "`{}` ({}) and `{}` ({})",
+                first.metric, first.variant, second.metric, second.variant
+            ),
             expected: "the same metric in the same variant",
         });
     }
@@ -94,7 +97,8 @@ pub fn compare(first: &Measurement, second: &Measurement, bootstrap: &Bootstrap)
 /// The tallies restricted to the samples that both scored, in the order of the first.
 fn common(first: &Measurement, second: &Measurement) -> Result<(Tally, Tally)> {
     let scored = |measurement: &Measurement| -> std::collections::HashMap<String, usize> {
-        let ids = measurement.samples.iter().filter(|sample| sample.score.is_ok()).map(|sample| sample.id.clone());
+        let ids =
+            measurement.samples.iter().filter(|sample| sample.score.is_ok()).map(|sample| sample.id.clone());
         ids.zip(0..).collect()
     };
     let (of_first, of_second) = (scored(first), scored(second));

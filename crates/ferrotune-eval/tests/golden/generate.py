@@ -357,11 +357,12 @@ def bert_score_golden():
     texts = [[101, 7, 8, 9, 102], [101, 7, 102], [101, 102], [101, 9, 9, 8, 5, 4, 102], [101, 5, 6, 102]]
     vectors = [torch.randn(len(t), 4) for t in texts]
     marks = {101: 0.0, 102: 0.0}
-    documents = len(texts)
+    # Every text is the reference of as many pairs as there are texts.
+    documents = len(texts) ** 2
     frequency = {}
     for t in texts:
         for i in set(t):
-            frequency[i] = frequency.get(i, 0) + 1
+            frequency[i] = frequency.get(i, 0) + len(texts)
     inverse = {i: math.log((documents + 1) / (c + 1)) for i, c in frequency.items()}
     out = {"ids": texts, "vectors": [v.tolist() for v in vectors], "equal": [], "idf": []}
     for name, weight in [("equal", lambda i: marks.get(i, 1.0)), ("idf", lambda i: inverse[i])]:

@@ -32,7 +32,10 @@ impl Recorded {
 
 impl TokenEmbedder for Recorded {
     fn embed_tokens(&self, texts: &[&str]) -> Result<Vec<TokenVectors>, BoxError> {
-        texts.iter().map(|&text| self.0.get(text).cloned().ok_or_else(|| format!("no `{text}`").into())).collect()
+        texts
+            .iter()
+            .map(|&text| self.0.get(text).cloned().ok_or_else(|| format!("no `{text}`").into()))
+            .collect()
     }
 
     fn mark_ids(&self) -> [u32; 2] {
@@ -60,8 +63,13 @@ fn precision_recall_and_f_equal_the_package() {
         assert_eq!(expected.len(), pairs.len());
         for ((pair, found), expected) in pairs.iter().zip(found).zip(expected) {
             let found = found.unwrap();
-            for (x, y) in [found.precision, found.recall, found.f_measure].into_iter().zip(numbers(expected)) {
-                assert!((x - y).abs() <= SINGLE_PRECISION * y.abs().max(1.0), "{name} {}: {x} against {y}", pair.id);
+            for (x, y) in [found.precision, found.recall, found.f_measure].into_iter().zip(numbers(expected))
+            {
+                assert!(
+                    (x - y).abs() <= SINGLE_PRECISION * y.abs().max(1.0),
+                    "{name} {}: {x} against {y}",
+                    pair.id
+                );
             }
         }
     }
@@ -73,9 +81,11 @@ fn the_best_reference_counts_for_each_number_itself() {
     let metric = BertScore::new(Arc::new(Recorded::new(&golden)), TokenWeights::Equal);
     let single: Vec<Pair> = ["1", "3", "4"].map(|reference| Pair::new(reference, "0", reference)).to_vec();
     let scores: Vec<_> = metric.score_pairs(&single).unwrap().into_iter().map(Result::unwrap).collect();
-    let many = Pair { references: vec!["1".to_owned(), "3".to_owned(), "4".to_owned()], ..Pair::new("x", "0", "") };
+    let many =
+        Pair { references: vec!["1".to_owned(), "3".to_owned(), "4".to_owned()], ..Pair::new("x", "0", "") };
     let found = *metric.score_pairs(&[many]).unwrap()[0].as_ref().unwrap();
-    let best = |part: fn(&ferrotune_eval::rouge::Prf) -> f64| scores.iter().map(part).fold(f64::MIN, f64::max);
+    let best =
+        |part: fn(&ferrotune_eval::rouge::Prf) -> f64| scores.iter().map(part).fold(f64::MIN, f64::max);
     assert_eq!(found.precision, best(|s| s.precision));
     assert_eq!(found.recall, best(|s| s.recall));
     assert_eq!(found.f_measure, best(|s| s.f_measure));

@@ -67,7 +67,8 @@ fn corpus_and_sentence_scores_equal_sacrebleus() {
         let found = measure(&bleu, pairs);
         assert_close(found.value().unwrap(), corpus["score"].as_f64().unwrap(), &what);
         assert_eq!(found.variant, corpus["signature"], "{what}");
-        for ((pair, sample), expected) in pairs.iter().zip(&found.samples).zip(numbers(&corpus["sentences"])) {
+        for ((pair, sample), expected) in pairs.iter().zip(&found.samples).zip(numbers(&corpus["sentences"]))
+        {
             assert_close(*sample.score.as_ref().unwrap(), expected, &format!("{what}: {pair:?}"));
         }
         let mut sum = ferrotune_eval::bleu::BleuStatistics::default();
@@ -105,10 +106,7 @@ fn known_segments_score_as_tabled() {
         (("a b", &[""]), BleuConfig::default(), 0.0),
         (("", &[""]), BleuConfig::default(), 0.0),
         (
-            (
-                "the the the the the the the",
-                &["the cat is on the mat", "there is a cat on the mat"],
-            ),
+            ("the the the the the the the", &["the cat is on the mat", "there is a cat on the mat"]),
             BleuConfig::default(),
             7.809849842300637,
         ),
@@ -128,8 +126,7 @@ fn of_two_equally_close_references_the_shorter_one_sets_the_length() {
 
 const HYPOTHESES: [&str; 3] =
     ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."];
-const REFERENCES_A: [&str; 3] =
-    ["The dog bit the man.", "It was not unexpected.", "The man bit him first."];
+const REFERENCES_A: [&str; 3] = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."];
 const REFERENCES_B: [&str; 3] =
     ["The dog had bit the man.", "No one was surprised.", "The man had bitten the dog."];
 

@@ -33,7 +33,10 @@ fn corpus_and_sentence_scores_equal_sacrebleus() {
         let chrf = Chrf::new(config(&case["options"])).unwrap();
         let found = chrf.measure(&pairs).unwrap().remove(0);
         assert_close(found.value().unwrap(), case["score"].as_f64().unwrap(), &what);
-        assert_eq!(found.variant, format!("{} {}", case["name"].as_str().unwrap(), case["signature"].as_str().unwrap()));
+        assert_eq!(
+            found.variant,
+            format!("{} {}", case["name"].as_str().unwrap(), case["signature"].as_str().unwrap())
+        );
         let sentences = numbers(&case["sentences"]);
         assert_eq!(sentences.len(), pairs.len());
         for ((pair, sample), expected) in pairs.iter().zip(&found.samples).zip(sentences) {
@@ -45,9 +48,10 @@ fn corpus_and_sentence_scores_equal_sacrebleus() {
 
 #[test]
 fn orders_of_zero_are_refused() {
-    for config in
-        [ChrfConfig { char_order: 0, ..ChrfConfig::default() }, ChrfConfig { beta: 0, ..ChrfConfig::default() }]
-    {
+    for config in [
+        ChrfConfig { char_order: 0, ..ChrfConfig::default() },
+        ChrfConfig { beta: 0, ..ChrfConfig::default() },
+    ] {
         assert!(matches!(Chrf::new(config).unwrap_err(), Error::Setting { .. }));
     }
 }

@@ -16,7 +16,11 @@ fn squad_normalization_and_scores_equal_the_scripts() {
         let (prediction, gold) = (&pair[0], &pair[1]);
         assert_eq!(f64::from(u8::from(squad.exact_match(prediction, gold))), exact[i], "{pair:?}");
         assert_close(squad.token_f1(prediction, gold, EmptyAnswers::ScoreZero), v1[i], &format!("{pair:?}"));
-        assert_close(squad.token_f1(prediction, gold, EmptyAnswers::ScoreEquality), v2[i], &format!("{pair:?}"));
+        assert_close(
+            squad.token_f1(prediction, gold, EmptyAnswers::ScoreEquality),
+            v2[i],
+            &format!("{pair:?}"),
+        );
     }
 }
 
@@ -36,7 +40,11 @@ fn squad_scores_as_tabled() {
     ] {
         assert_eq!(squad.exact_match(prediction, gold), exact, "{prediction} / {gold}");
         assert_eq!(squad.token_f1(prediction, gold, EmptyAnswers::ScoreZero), v1, "{prediction} / {gold}");
-        assert_eq!(squad.token_f1(prediction, gold, EmptyAnswers::ScoreEquality), v2, "{prediction} / {gold}");
+        assert_eq!(
+            squad.token_f1(prediction, gold, EmptyAnswers::ScoreEquality),
+            v2,
+            "{prediction} / {gold}"
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 use std::{fs, path::PathBuf};
 
 use ferrotune_eval::{
-    Error, Existing, LineProblem, OnFailure, Outcome, Pair, Registry, Run, evaluate, mean_of_lines, read_pairs,
-    read_samples, rescorable_pairs, sample_lines, statistics::Bootstrap, write_samples,
+    Error, Existing, LineProblem, OnFailure, Outcome, Pair, Registry, Run, evaluate, mean_of_lines,
+    read_pairs, read_samples, rescorable_pairs, sample_lines, statistics::Bootstrap, write_samples,
 };
 use tempfile::TempDir;
 
@@ -38,22 +38,46 @@ fn every_bad_record_gets_its_own_message_with_file_and_line() {
         (r#"{"id": "#, "not JSON: EOF"),
         (r#"["a"]"#, "field `the record` is a list, expected an object"),
         (r#"{"prediction": "x", "reference": "x"}"#, "field `id` is missing"),
-        (r#"{"id": 1.5, "prediction": "x", "reference": "x"}"#, "field `id` is a fractional number, expected a string or an integer"),
+        (
+            r#"{"id": 1.5, "prediction": "x", "reference": "x"}"#,
+            "field `id` is a fractional number, expected a string or an integer",
+        ),
         (r#"{"id": null, "prediction": "x", "reference": "x"}"#, "field `id` is null"),
         (r#"{"id": "ok", "prediction": "x", "reference": "x"}"#, "id `ok` was used before, on line 1"),
         (r#"{"id": 1, "reference": "x"}"#, "field `prediction` is missing"),
-        (r#"{"id": 1, "prediction": null, "reference": "x"}"#, "field `prediction` is null, expected a string"),
-        (r#"{"id": 1, "prediction": ["x"], "reference": "x"}"#, "field `prediction` is a list, expected a string"),
+        (
+            r#"{"id": 1, "prediction": null, "reference": "x"}"#,
+            "field `prediction` is null, expected a string",
+        ),
+        (
+            r#"{"id": 1, "prediction": ["x"], "reference": "x"}"#,
+            "field `prediction` is a list, expected a string",
+        ),
         (r#"{"id": 1, "prediction": "x"}"#, "field `reference` is missing"),
-        (r#"{"id": 1, "prediction": "x", "reference": 3}"#, "field `reference` is an integer, expected a string"),
-        (r#"{"id": 1, "prediction": "x", "reference": ["x"]}"#, "field `reference` is a list, expected a string"),
-        (r#"{"id": 1, "prediction": "x", "references": "x"}"#, "field `references` is a string, expected a list of strings"),
-        (r#"{"id": 1, "prediction": "x", "references": ["x", null]}"#, "field `references[1]` is null, expected a string"),
+        (
+            r#"{"id": 1, "prediction": "x", "reference": 3}"#,
+            "field `reference` is an integer, expected a string",
+        ),
+        (
+            r#"{"id": 1, "prediction": "x", "reference": ["x"]}"#,
+            "field `reference` is a list, expected a string",
+        ),
+        (
+            r#"{"id": 1, "prediction": "x", "references": "x"}"#,
+            "field `references` is a string, expected a list of strings",
+        ),
+        (
+            r#"{"id": 1, "prediction": "x", "references": ["x", null]}"#,
+            "field `references[1]` is null, expected a string",
+        ),
         (r#"{"id": 1, "prediction": "x", "references": []}"#, "field `references` is an empty list"),
         (r#"{"id": 1, "prediction": "x", "reference": " "}"#, "reference 0 is empty"),
         (r#"{"id": 1, "prediction": "x", "references": ["x", ""]}"#, "reference 1 is empty"),
         (r#"{"id": 1, "prediction": "x", "reference": "x", "references": ["x"]}"#, "both present"),
-        (r#"{"id": 1, "instruction": 5, "prediction": "x", "reference": "x"}"#, "field `instruction` is an integer"),
+        (
+            r#"{"id": 1, "instruction": 5, "prediction": "x", "reference": "x"}"#,
+            "field `instruction` is an integer",
+        ),
     ] {
         let (_folder, path) = folder_with("pairs.jsonl", &format!("{good}\n\n{bad}\n"));
         let error = read_pairs(&path, OnFailure::Error).unwrap_err().to_string();
@@ -113,7 +137,10 @@ fn failures_are_written_and_read_as_failures() {
     let measurements = metrics[0].measure(&pairs).unwrap();
     write_samples(&path, &sample_lines(&pairs, &measurements).unwrap(), Existing::Refuse).unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.contains(r#""failure":{"kind":"not_measured","detail":"no sentence encoder was given"}"#), "{text}");
+    assert!(
+        text.contains(r#""failure":{"kind":"not_measured","detail":"no sentence encoder was given"}"#),
+        "{text}"
+    );
     assert!(!text.contains("score"), "{text}");
     assert!(read_samples(&path).unwrap().iter().all(|line| matches!(line.outcome, Outcome::Failure(_))));
 }
@@ -137,7 +164,11 @@ fn lines_that_disagree_about_a_sample_are_refused() {
     };
     let (_folder, path) = folder_with("samples.jsonl", &format!("{}\n{}\n", line("a"), line("b")));
     match rescorable_pairs(&path).unwrap_err() {
-        Error::Line { line: 2, problem: LineProblem::Disagreement { id, field: "prediction", first_line: 1 }, .. } => {
+        Error::Line {
+            line: 2,
+            problem: LineProblem::Disagreement { id, field: "prediction", first_line: 1 },
+            ..
+        } => {
             assert_eq!(id, "1");
         }
         other => panic!("{other}"),

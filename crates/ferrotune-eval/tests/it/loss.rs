@@ -65,7 +65,9 @@ fn corpus_weighted_definitions_equal_the_harness() {
         size: Some(TextSize { words, bytes }),
     };
     let per_text: Vec<_> = [-1.2, -0.5, -2.0, -0.9].map(|ll| text(ll, 1, 1)).to_vec();
-    let value = |definition: Perplexity, texts: &[TextLikelihood]| definition.measure(texts).unwrap().value().unwrap();
+    let value = |definition: Perplexity, texts: &[TextLikelihood]| {
+        definition.measure(texts).unwrap().value().unwrap()
+    };
     assert_close(value(Perplexity::PerText, &per_text), 3.158192909689768, "perplexity");
     let texts = [text(-10.0, 5, 25), text(-20.0, 7, 40)];
     assert_close(value(Perplexity::Word, &texts), 12.182493960703473, "weighted perplexity");

@@ -18,9 +18,13 @@ fn small_dictionary() -> Arc<WordNet> {
 
 /// WordNet 3.0, or `None` with a message where it is not installed.
 fn full_dictionary() -> Option<Arc<WordNet>> {
-    let folder = env::var_os("FERROTUNE_WORDNET").map_or_else(|| PathBuf::from("/usr/share/wordnet"), PathBuf::from);
+    let folder =
+        env::var_os("FERROTUNE_WORDNET").map_or_else(|| PathBuf::from("/usr/share/wordnet"), PathBuf::from);
     if !folder.join("data.noun").exists() {
-        eprintln!("skipped: no WordNet in {}; install wordnet-base or set FERROTUNE_WORDNET", folder.display());
+        eprintln!(
+            "skipped: no WordNet in {}; install wordnet-base or set FERROTUNE_WORDNET",
+            folder.display()
+        );
         return None;
     }
     Some(Arc::new(WordNet::open(&folder).unwrap()))
@@ -87,7 +91,8 @@ fn the_corrected_variant_matches_what_stemming_hides() {
 fn known_sentences_score_as_tabled() {
     let Some(wordnet) = full_dictionary() else { return };
     let guide = "It is a guide to action that ensures that the military will forever heed Party commands";
-    let first = "It is a guide to action which ensures that the military always obeys the commands of the party";
+    let first =
+        "It is a guide to action which ensures that the military always obeys the commands of the party";
     let second = "It is to insure the troops forever hearing the activity guidebook that party direct";
     let cat = "the cat sat on the mat";
     let meteor = |config| Meteor::new(config, Some(Arc::clone(&wordnet))).unwrap();
@@ -113,7 +118,11 @@ fn known_sentences_score_as_tabled() {
         ("a", "", 0.0),
         ("one", "two", 0.0),
     ] {
-        assert_close(score(&default, reference, hypothesis), expected, &format!("{reference} / {hypothesis}"));
+        assert_close(
+            score(&default, reference, hypothesis),
+            expected,
+            &format!("{reference} / {hypothesis}"),
+        );
     }
     let weighted = meteor(MeteorConfig { alpha: 0.85, beta: 2.0, gamma: 0.2, ..MeteorConfig::default() });
     assert_close(score(&weighted, guide, first), 0.6993865030674846, "other weights");
@@ -147,8 +156,9 @@ fn alpaca_scores_equal_nltks() {
     let next = |i: usize| pairs[(i + 1) % pairs.len()].references.clone();
     let shifted: Vec<Pair> =
         pairs.iter().enumerate().map(|(i, pair)| Pair { references: next(i), ..pair.clone() }).collect();
-    let dictionaries =
-        [("meteor without wordnet", None)].into_iter().chain(full_dictionary().map(|d| ("meteor with wordnet 3.0", Some(d))));
+    let dictionaries = [("meteor without wordnet", None)]
+        .into_iter()
+        .chain(full_dictionary().map(|d| ("meteor with wordnet 3.0", Some(d))));
     for (name, dictionary) in dictionaries {
         let meteor = Meteor::new(MeteorConfig::default(), dictionary).unwrap();
         for (name, pairs) in [(name.to_owned(), &pairs), (format!("{name}, next record"), &shifted)] {
@@ -168,7 +178,10 @@ fn folders_that_are_no_dictionary_are_refused() {
         fs::write(folder.path().join(format!("index.{part}")), "").unwrap();
     }
     WordNet::open(folder.path()).unwrap();
-    for (line, problem) in [("dog n 1 0 1 0 00000099  \n", "line 2 points past the end"), ("dog n x\n", "line 2 is no index entry")] {
+    for (line, problem) in [
+        ("dog n 1 0 1 0 00000099  \n", "line 2 points past the end"),
+        ("dog n x\n", "line 2 is no index entry"),
+    ] {
         fs::write(folder.path().join("index.verb"), format!("  1 licence\n{line}")).unwrap();
         let error = WordNet::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(problem) && error.contains("index.verb"), "{error}");

@@ -1,6 +1,6 @@
 use ferrotune_eval::{
-    Dataset, Error, Failure, FailureKind, Measurement, Metric, Model, OnFailure, Pair, Record, Run, SampleScore, Tally,
-    Unavailable, statistics::Bootstrap,
+    Dataset, Error, Failure, FailureKind, Measurement, Metric, Model, OnFailure, Pair, Record, Run,
+    SampleScore, Tally, Unavailable, statistics::Bootstrap,
 };
 use serde_json::{Value, json};
 

@@ -38,9 +38,15 @@ fn known_pairs_score_as_tabled() {
     let plain = Rouge::new(kinds.clone(), Stemming::None).unwrap();
     let stemmed = Rouge::new(kinds, Stemming::Porter).unwrap();
     let fox = "The quick brown fox jumps over the lazy dog";
-    let runners = ("Running runners ran quickly; flying flies died.", "The runner runs quick and the fly dies");
+    let runners =
+        ("Running runners ran quickly; flying flies died.", "The runner runs quick and the fly dies");
     for (rouge, target, prediction, expected) in [
-        (&plain, fox, "The quick brown dog jumps on the log.", [0.7058823529, 0.2666666667, 0.5882352941, 0.5882352941]),
+        (
+            &plain,
+            fox,
+            "The quick brown dog jumps on the log.",
+            [0.7058823529, 0.2666666667, 0.5882352941, 0.5882352941],
+        ),
         (
             &plain,
             "the cat was found under the bed",
@@ -53,7 +59,12 @@ fn known_pairs_score_as_tabled() {
             "Four five six.\nOne two.",
             [0.9090909091, 0.6666666667, 0.5454545455, 0.9090909091],
         ),
-        (&plain, "a b c d\ne f g h", "a c\nb d\ne h", [0.8571428571, 0.1666666667, 0.7142857143, 0.8571428571]),
+        (
+            &plain,
+            "a b c d\ne f g h",
+            "a c\nb d\ne h",
+            [0.8571428571, 0.1666666667, 0.7142857143, 0.8571428571],
+        ),
         (
             &plain,
             "It's a test_case, e-mail me at 3.5%",
@@ -68,7 +79,10 @@ fn known_pairs_score_as_tabled() {
         (&plain, "?!", "...", [0.0; 4]),
     ] {
         for (score, expected) in rouge.score(target, prediction).iter().zip(expected) {
-            assert!((score.f_measure - expected).abs() < PRINTED, "{target:?} {prediction:?} {score:?} {expected}");
+            assert!(
+                (score.f_measure - expected).abs() < PRINTED,
+                "{target:?} {prediction:?} {score:?} {expected}"
+            );
         }
     }
 }

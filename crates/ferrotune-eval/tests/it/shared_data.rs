@@ -12,11 +12,16 @@ use crate::{assert_close, golden};
 
 /// A file of the shared data, or `None` with a message where it is absent.
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
-    let folder = env::var_os("FERROTUNE_SHARED")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
+    let folder = env::var_os("FERROTUNE_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
     let path = folder.join(name);
     if !path.exists() {
-        eprintln!("skipped: {} is absent; set FERROTUNE_SHARED to the folder that holds {name}", path.display());
+        eprintln!(
+            "skipped: {} is absent; set FERROTUNE_SHARED to the folder that holds {name}",
+            path.display()
+        );
         return None;
     }
     Some(path)

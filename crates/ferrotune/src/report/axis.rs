@@ -89,7 +89,8 @@ impl Axis {
                 let digits = if tick.abs() >= 1.0 { 0 } else { (-tick.log10().floor()).clamp(0.0, 4.0) as usize };
                 decimal(tick, digits)
             } else {
-                format!("{tick:.0e}")
+                let digits = usize::from(!self.logarithmic);
+                format!("{tick:.digits$e}")
             }
         } else {
             decimal(tick, self.digits)

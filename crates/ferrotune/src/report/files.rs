@@ -12,14 +12,14 @@ use super::ReportError;
 ///
 /// A reader never sees half a file; if anything fails, the temporary files are removed and files of an earlier
 /// report that were not yet replaced stay as they were.
-pub(super) fn write_all(folder: &Path, files: &[(&str, String)]) -> Result<Vec<PathBuf>, ReportError> {
+pub(super) fn write_all(folder: &Path, files: &[&(&str, String)]) -> Result<Vec<PathBuf>, ReportError> {
     fs::create_dir_all(folder).map_err(|source| ReportError::Io { path: folder.to_owned(), source })?;
     let targets: Vec<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
     if let Some(path) = targets.iter().find(|path| path.is_dir()) {
         return Err(ReportError::InTheWay { path: path.clone() });
     }
     let mut partial = Partial(Vec::new());
-    for (name, text) in files {
+    for (name, text) in files.iter().copied() {
         let path = folder.join(format!(".{name}.{}.partial", std::process::id()));
         partial.0.push(path.clone());
         write_synced(&path, text).map_err(|source| ReportError::Io { path, source })?;

@@ -1,0 +1,427 @@
+//! The report as rows of text, in the order of the page; templates only arrange them.
+
+use ferrotune_eval::Record;
+use serde::Serialize;
+
+use super::{
+    figure, metrics,
+    number::{decimal, signed},
+    prose::{self, EPOCH, LOSS, METRIC, SECONDS},
+    summary::{MetricSummary, ModelSummary, Scaled, Spread, Summary, summarize},
+};
+use crate::study::{DataFile, ModelResults, RunResults, StudyResults};
+
+/// What a cell says where there is no number.
+const NOT_MEASURED: &str = "not measured";
+/// Models side by side in one table of metrics; with more, paper is too narrow.
+const MODELS_PER_TABLE: usize = 2;
+/// Characters of a hash that are shown; the rest stands in `results.json`.
+const SHORT_HASH: usize = 12;
+
+#[derive(Debug, Serialize)]
+pub(super) struct View<'a> {
+    title: &'a str,
+    description: &'a str,
+    scope: String,
+    numbering: super::Numbering,
+    confidence: u64,
+    findings: Vec<Finding<'a>>,
+    not_measured: Option<String>,
+    panels: Vec<PanelView>,
+    legend: Vec<LegendEntry<'a>>,
+    logarithmic: bool,
+    overfitting: Vec<Named<'a, String>>,
+    losses: Vec<Named<'a, Vec<LossRow>>>,
+    times: Vec<Named<'a, Vec<TimeRow>>>,
+    device_memory: bool,
+    metrics: Vec<MetricsTable<'a>>,
+    answers: Vec<Named<'a, &'a [crate::study::Answer]>>,
+    files: Vec<FileRow<'a>>,
+    totals: super::DataTotals,
+    data: &'a crate::study::DataResults,
+    encodings: Vec<Named<'a, crate::study::EncodingCounts>>,
+    models: Vec<ModelRow<'a>>,
+    settings: &'a [(String, String)],
+    environment: Vec<(&'static str, String)>,
+    measurements: Vec<Measured<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Named<'a, T> {
+    name: &'a str,
+    value: T,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding<'a> {
+    name: &'a str,
+    sentences: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PanelView {
+    title: String,
+    svg: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LegendEntry<'a> {
+    name: &'a str,
+    training: String,
+    validation: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LossRow {
+    run: String,
+    train: String,
+    first: String,
+    lowest: String,
+    last: String,
+    overfits: String,
+}
+
+#[derive(Debug, Serialize)]
+struct TimeRow {
+    run: String,
+    strong: bool,
+    time: String,
+    seconds: String,
+    steps: String,
+    epochs: String,
+    tokens: String,
+    supervised: String,
+    rss: String,
+    device: String,
+}
+
+#[derive(Debug, Serialize)]
+struct MetricsTable<'a> {
+    models: Vec<&'a str>,
+    columns: usize,
+    rows: Vec<MetricsRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct MetricsRow {
+    label: String,
+    better: &'static str,
+    /// The reason, if no cell of the row has a number and all for the same.
+    reason: Option<String>,
+    cells: Vec<Cell>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cell {
+    text: String,
+    note: String,
+    measured: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct FileRow<'a> {
+    file: &'a DataFile,
+    hash: &'a str,
+    dropped: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ModelRow<'a> {
+    model: &'a ModelResults,
+    base_hash: &'a str,
+    tokenizer_hash: &'a str,
+    parameters: String,
+    active: String,
+    trainable: String,
+    percent: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured<'a> {
+    model: &'a str,
+    state: String,
+    label: String,
+    variant: &'a str,
+    value: String,
+    interval: String,
+    scored: usize,
+    total: usize,
+    method: &'a str,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(results: &'a StudyResults) -> Self {
+        let summary = summarize(results);
+        let both = || results.models.iter().zip(&summary.models);
+        let device_memory = both().any(|(_, s)| s.largest_device_gib.is_some());
+        Self {
+            title: &results.title,
+            description: &results.description,
+            scope: prose::scope(results, &summary),
+            numbering: summary.numbering,
+            confidence: summary.confidence_percent,
+            findings: both()
+                .map(|(model, s)| Finding {
+                    name: &model.name,
+                    sentences: prose::findings(model, s, summary.confidence_percent),
+                })
+                .collect(),
+            not_measured: prose::not_measured(&summary),
+            panels: figure::panels(results, &summary)
+                .into_iter()
+                .map(|panel| PanelView { title: panel.title, svg: panel.svg })
+                .collect(),
+            legend: legend(results),
+            logarithmic: summary.figure.losses.as_ref().is_some_and(|axis| axis.logarithmic),
+            overfitting: named(results, prose::overfitting),
+            losses: both().map(|(model, s)| Named { name: &model.name, value: loss_rows(model, s) }).collect(),
+            times: both().map(|(model, s)| Named { name: &model.name, value: time_rows(model, s) }).collect(),
+            device_memory,
+            metrics: metrics_tables(results, &summary),
+            answers: named(results, |model| model.answers.as_slice()),
+            files: file_rows(results, &summary),
+            totals: summary.data.clone(),
+            data: &results.data,
+            encodings: named(results, |model| model.encoding),
+            models: both().map(|(model, s)| model_row(model, s)).collect(),
+            settings: &results.settings,
+            environment: environment(results, &summary),
+            measurements: measurements(results),
+        }
+    }
+}
+
+fn named<'a, T>(results: &'a StudyResults, value: impl Fn(&'a ModelResults) -> T) -> Vec<Named<'a, T>> {
+    results.models.iter().map(|model| Named { name: &model.name, value: value(model) }).collect()
+}
+
+fn legend(results: &StudyResults) -> Vec<LegendEntry<'_>> {
+    results
+        .models
+        .iter()
+        .enumerate()
+        .map(|(i, model)| {
+            let swatches = figure::swatches(i);
+            let validated = model.runs.iter().any(|run| !run.validation_curve.is_empty());
+            LegendEntry {
+                name: &model.name,
+                training: swatches.training,
+                validation: validated.then_some(swatches.validation),
+            }
+        })
+        .collect()
+}
+
+fn loss_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<LossRow> {
+    let loss = |value: Option<f64>| value.map_or_else(|| NOT_MEASURED.to_owned(), |x| decimal(x, LOSS));
+    let row = |run: &RunResults| LossRow {
+        run: format!("seed {}", run.seed),
+        train: decimal(run.train_loss, LOSS),
+        first: loss(run.validation_curve.first().map(|point| point.loss)),
+        lowest: loss(run.validation_curve.iter().map(|point| point.loss).reduce(f64::min)),
+        last: loss(run.validation_loss),
+        overfits: match run.overfitting {
+            Some(at) => format!("after step {} (epoch {})", at.step, decimal(at.epoch, EPOCH)),
+            None if run.validation_curve.is_empty() => NOT_MEASURED.to_owned(),
+            None => "no".to_owned(),
+        },
+    };
+    let mut rows: Vec<LossRow> = model.runs.iter().map(row).collect();
+    if model.runs.len() > 1 {
+        let mean = |spread: &Option<Spread>| loss(spread.map(|s| s.mean));
+        rows.push(LossRow {
+            run: "mean".to_owned(),
+            train: mean(&summary.train_loss),
+            first: mean(&summary.first_validation_loss),
+            lowest: mean(&summary.lowest_validation_loss),
+            last: mean(&summary.validation_loss),
+            overfits: format!("{} of {} runs", summary.overfitting.runs, summary.runs),
+        });
+    }
+    rows
+}
+
+fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
+    let memory = |gib: Option<f64>| gib.map_or_else(|| NOT_MEASURED.to_owned(), |x| decimal(x, 2));
+    let mut rows: Vec<TimeRow> = model
+        .runs
+        .iter()
+        .enumerate()
+        .map(|(i, run)| TimeRow {
+            run: format!("seed {}", run.seed),
+            strong: false,
+            time: prose::duration(&summary.durations[i]),
+            seconds: decimal(run.train_seconds, SECONDS),
+            steps: run.steps.to_string(),
+            epochs: decimal(run.epochs, EPOCH),
+            tokens: decimal(run.tokens_per_second, 1),
+            supervised: decimal(run.supervised_tokens_per_second, 1),
+            rss: memory(Some(summary.peak_rss_gib[i])),
+            device: memory(summary.peak_device_gib[i]),
+        })
+        .collect();
+    let (Some(seconds), Some(mean_duration)) = (&summary.train_seconds, &summary.mean_duration) else { return rows };
+    if rows.len() < 2 {
+        return rows;
+    }
+    let mean = |spread: &Option<Spread>, digits| {
+        spread.map_or_else(|| NOT_MEASURED.to_owned(), |spread| decimal(spread.mean, digits))
+    };
+    // Means of whole numbers that agree stay whole.
+    let whole = summary.steps.is_some_and(|steps| steps.min == steps.max);
+    rows.push(TimeRow {
+        run: "mean (memory: largest)".to_owned(),
+        strong: true,
+        time: prose::duration(mean_duration),
+        seconds: decimal(seconds.mean, SECONDS),
+        steps: mean(&summary.steps, usize::from(!whole)),
+        epochs: mean(&summary.epochs, EPOCH),
+        tokens: mean(&summary.tokens_per_second, 1),
+        supervised: mean(&summary.supervised_tokens_per_second, 1),
+        rss: memory(summary.largest_rss_gib),
+        device: memory(summary.largest_device_gib),
+    });
+    rows
+}
+
+fn metrics_tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<MetricsTable<'a>> {
+    let records = results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
+    let rows = metrics::rows(records);
+    let names: Vec<&str> = results.models.iter().map(|model| model.name.as_str()).collect();
+    names
+        .chunks(MODELS_PER_TABLE)
+        .zip(summary.models.chunks(MODELS_PER_TABLE))
+        .map(|(names, models)| MetricsTable {
+            models: names.to_vec(),
+            columns: 3 * names.len(),
+            rows: rows
+                .iter()
+                .enumerate()
+                .map(|(i, row)| {
+                    let cells: Vec<Cell> = models.iter().flat_map(|model| cells(&model.metrics[i])).collect();
+                    let reason = cells.iter().find(|cell| !cell.note.is_empty()).map(|cell| cell.note.clone());
+                    let uniform = cells.iter().all(|cell| {
+                        !cell.measured && (cell.note.is_empty() || Some(&cell.note) == reason.as_ref())
+                    });
+                    MetricsRow {
+                        label: row.label.clone(),
+                        better: prose::better(row.better),
+                        reason: reason.filter(|_| uniform),
+                        cells,
+                    }
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// Base, fine-tuned and change of one metric of one model.
+fn cells(metric: &MetricSummary) -> [Cell; 3] {
+    let value = |spread: &Option<Spread>, why: &Option<String>| match spread {
+        Some(spread) => Cell {
+            text: decimal(spread.mean, METRIC),
+            note: if spread.runs > 1 {
+                format!("{} to {}", decimal(spread.min, METRIC), decimal(spread.max, METRIC))
+            } else {
+                String::new()
+            },
+            measured: true,
+        },
+        None => Cell {
+            text: NOT_MEASURED.to_owned(),
+            note: why.clone().unwrap_or_default(),
+            measured: false,
+        },
+    };
+    let change = match metric.change {
+        Some(change) => Cell { text: signed(change, METRIC), note: String::new(), measured: true },
+        None if metric.base.is_some() && metric.fine_tuned.is_some() => {
+            Cell { text: "undefined".to_owned(), note: String::new(), measured: true }
+        }
+        None => Cell { text: NOT_MEASURED.to_owned(), note: String::new(), measured: false },
+    };
+    [
+        value(&metric.base, &metric.base_not_measured),
+        value(&metric.fine_tuned, &metric.fine_tuned_not_measured),
+        change,
+    ]
+}
+
+fn file_rows<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<FileRow<'a>> {
+    let files = results.data.files.iter().zip(&summary.data.dropped_per_file);
+    files.map(|(file, &dropped)| FileRow { file, hash: short(&file.sha256), dropped }).collect()
+}
+
+fn model_row<'a>(model: &'a ModelResults, summary: &ModelSummary) -> ModelRow<'a> {
+    ModelRow {
+        model,
+        base_hash: short(&model.base_sha256),
+        tokenizer_hash: short(&model.tokenizer_sha256),
+        parameters: weights(&summary.parameters),
+        active: weights(&summary.active_parameters),
+        trainable: weights(&summary.trainable_parameters),
+        percent: decimal(summary.trainable_percent, 2),
+    }
+}
+
+fn environment(results: &StudyResults, summary: &Summary) -> Vec<(&'static str, String)> {
+    let environment = &results.environment;
+    vec![
+        ("Ferrotune", environment.ferrotune.clone()),
+        ("libtorch", environment.libtorch.clone()),
+        ("System", environment.system.clone()),
+        ("Processor", environment.processor.clone()),
+        ("Threads", environment.threads.to_string()),
+        ("Memory", format!("{}\u{a0}GiB", decimal(summary.memory_gib, 1))),
+        ("Device", environment.device.clone()),
+        ("Compute type", environment.dtype.clone()),
+        ("Whole study", format!("{}\u{a0}s", decimal(results.seconds, SECONDS))),
+    ]
+}
+
+fn measurements(results: &StudyResults) -> Vec<Measured<'_>> {
+    let mut rows = Vec::new();
+    for model in &results.models {
+        let base = model.base.iter().map(|record| ("base".to_owned(), record));
+        let tuned = model
+            .runs
+            .iter()
+            .flat_map(|run| run.metrics.iter().map(move |record| (format!("seed {}", run.seed), record)));
+        rows.extend(base.chain(tuned).map(|(state, record)| measured(&model.name, state, record)));
+    }
+    rows
+}
+
+fn measured<'a>(model: &'a str, state: String, record: &'a Record) -> Measured<'a> {
+    Measured {
+        model,
+        state,
+        label: metrics::label(&record.metric),
+        variant: &record.variant,
+        value: match (record.value, &record.not_measured) {
+            (Some(value), _) => decimal(value, METRIC),
+            (None, Some(reason)) => format!("{NOT_MEASURED}: {reason}"),
+            (None, None) => NOT_MEASURED.to_owned(),
+        },
+        interval: match record.ci95 {
+            Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
+            None => "none".to_owned(),
+        },
+        scored: record.n_scored,
+        total: record.n_total,
+        method: &record.ci_method,
+    }
+}
+
+fn weights(scaled: &Scaled) -> String {
+    if scaled.unit.is_empty() {
+        scaled.count.to_string()
+    } else {
+        format!("{}\u{a0}{}", decimal(scaled.scaled, 2), scaled.unit)
+    }
+}
+
+/// The beginning of a hash, up to a whole character.
+fn short(hash: &str) -> &str {
+    hash.char_indices().nth(SHORT_HASH).map_or(hash, |(end, _)| &hash[..end])
+}

@@ -1,0 +1,192 @@
+//! A study as its author writes it.
+
+use std::path::{Path, PathBuf};
+
+use ferrotune_adapters::{LoraConfig, TargetModules};
+use ferrotune_trainer::TrainingConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{Compute, DataConfig, Error, MeasureConfig, Result};
+
+/// What is compared, on what, and how.
+///
+/// ```
+/// let study: ferrotune::study::Study = toml::from_str(r#"
+///     title = "Two families"
+///     [data]
+///     files = ["alpaca_data.json"]
+///     [[models]]
+///     name = "LLaMA 2 7B"
+///     path = "models/llama-2-7b"
+///     [[models]]
+///     name = "Mixtral 8x7B"
+///     path = "models/mixtral-8x7b"
+/// "#)?;
+/// assert_eq!(study.adapter.rank, 64);
+/// assert_eq!(study.training.learning_rate, 2.5e-5);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// The report's title.
+    pub title: String,
+    /// What the reader should know about it, in a sentence or two.
+    #[serde(default)]
+    pub description: String,
+    /// Fine-tuning is done once for each; a seed decides the adapter's start, the order of records and dropout.
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    /// Where and in what type to compute.
+    #[serde(default)]
+    pub compute: Compute,
+    /// The instruction data.
+    #[serde(default)]
+    pub data: DataConfig,
+    /// The adapter put on each model.
+    #[serde(default)]
+    pub adapter: AdapterConfig,
+    /// Training; its `seed` is replaced by each of [`seeds`](Self::seeds).
+    #[serde(default)]
+    pub training: TrainingConfig,
+    /// What is measured before and after.
+    #[serde(default)]
+    pub evaluation: MeasureConfig,
+    /// The models.
+    pub models: Vec<ModelConfig>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![42]
+}
+
+/// A model of a study.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// What the report calls it.
+    pub name: String,
+    /// Its Hugging Face folder.
+    pub path: PathBuf,
+    /// How it came to be, for the report; the folder's name where absent.
+    #[serde(default)]
+    pub origin: Option<String>,
+}
+
+/// The study's adapter: LoRA of rank 64, alpha 16, dropout 0.1 on `q_proj` and `v_proj`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterConfig {
+    /// Rank.
+    pub rank: i64,
+    /// Alpha; the product is multiplied by alpha / rank.
+    pub alpha: f64,
+    /// Dropout on the product's input.
+    pub dropout: f64,
+    /// Names separated by commas, or `all-linear`, `peft-all-linear`, or a regular expression for whole paths.
+    pub target_modules: Vec<String>,
+    /// Whether the scaling is by the root of the rank.
+    pub use_rslora: bool,
+}
+
+impl Default for AdapterConfig {
+    fn default() -> Self {
+        Self {
+            rank: 64,
+            alpha: 16.0,
+            dropout: 0.1,
+            target_modules: vec!["q_proj".to_owned(), "v_proj".to_owned()],
+            use_rslora: false,
+        }
+    }
+}
+
+impl AdapterConfig {
+    /// The same in the words of PEFT. A single name with `all-linear` or a character that no module name has is a word
+    /// or a regular expression, as in PEFT's files.
+    #[must_use]
+    pub fn lora(&self) -> LoraConfig {
+        LoraConfig {
+            r: self.rank,
+            lora_alpha: self.alpha,
+            lora_dropout: self.dropout,
+            target_modules: parse_targets(&self.target_modules),
+            use_rslora: self.use_rslora,
+            ..LoraConfig::default()
+        }
+    }
+}
+
+/// `target_modules` of a flag or file: several names are a list; a single one may be a word such as `all-linear` or a
+/// regular expression.
+#[must_use]
+pub fn parse_targets(names: &[String]) -> TargetModules {
+    match names {
+        [single] if single.ends_with("all-linear") || single.contains(['*', '(', '[', '|', '\\', '^', '$']) => {
+            TargetModules::parse(single)
+        }
+        names => TargetModules::list(names.iter().cloned()),
+    }
+}
+
+impl Study {
+    /// Reads a TOML file. Relative paths in it are relative to the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::StudyFile`] with the line of the mistake, [`Error::Setting`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let mut study: Self = toml::from_str(&text)
+            .map_err(|source| Error::StudyFile { path: path.to_owned(), source: Box::new(source) })?;
+        study.resolve(path.parent().unwrap_or(Path::new("")));
+        study.validate()?;
+        Ok(study)
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let DataConfig { files, train, validation, test, cache, .. } = &mut self.data;
+        let MeasureConfig { embedder, wordnet, .. } = &mut self.evaluation;
+        let listed = [files, train, validation, test].into_iter().flatten();
+        let models = self.models.iter_mut().map(|model| &mut model.path);
+        for path in listed.chain(models).chain(cache).chain(embedder).chain(wordnet) {
+            *path = base.join(&*path);
+        }
+    }
+
+    /// Checks what can be checked without opening a model.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], the trainer's and the adapter's own refusals.
+    pub fn validate(&self) -> Result<()> {
+        let setting = |setting, found: String, expected: &str| {
+            Err(Error::Setting { setting, found, expected: expected.to_owned() })
+        };
+        if self.models.is_empty() {
+            return setting("models", "empty".to_owned(), "at least one model");
+        }
+        if self.seeds.is_empty() {
+            return setting("seeds", "empty".to_owned(), "at least one seed");
+        }
+        let mut names: Vec<_> = self.models.iter().map(|model| slug(&model.name)).collect();
+        names.sort();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return setting("models.name", pair[0].clone(), "a name of its own for each model");
+        }
+        self.training.validate()?;
+        self.adapter.lora().check("the study")?;
+        Ok(())
+    }
+}
+
+/// A name as part of a path: lower case, everything but letters and digits replaced by a dash.
+pub(super) fn slug(name: &str) -> String {
+    let mut slug = String::new();
+    for c in name.chars() {
+        if c.is_ascii_alphanumeric() {
+            slug.push(c.to_ascii_lowercase());
+        } else if !slug.ends_with('-') && !slug.is_empty() {
+            slug.push('-');
+        }
+    }
+    slug.trim_end_matches('-').to_owned()
+}

@@ -1,0 +1,14 @@
+//! Several models fine-tuned on the same instructions with the same settings, compared before and after.
+//!
+//! A [`Study`] is read from TOML and [`run`](Study::run): each model is measured as it is, fine-tuned once for each
+//! seed, measured again, and everything goes into [`StudyResults`], from which [`report`](crate::report) writes what
+//! people read.
+
+mod config;
+mod environment;
+mod results;
+mod run;
+
+pub use config::{AdapterConfig, ModelConfig, Study};
+pub use results::*;
+pub use run::{Interaction, Silent};

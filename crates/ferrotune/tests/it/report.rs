@@ -1,0 +1,632 @@
+//! The study's report: its numbers, its words, its files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrotune::{
+    eval::Record,
+    report::{self, ReportError},
+    study::{
+        Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting, RunResults,
+        SplitCounts, StudyResults,
+    },
+};
+use serde_json::{Value, json};
+
+// ---- sample results ---------------------------------------------------------------------------------------------
+
+fn record(metric: &str, variant: &str, value: f64, spread: f64) -> Record {
+    serde_json::from_value(json!({
+        "run_id": "sample", "dataset": {"path_name": "held-out", "sha256": "ab", "n_rows": 213}, "seed": 7,
+        "metric": metric, "variant": variant, "implementation_version": "ferrotune-eval 0.1.0", "params": {},
+        "n_total": 213, "n_scored": 211, "n_failed": 2, "value": value, "stderr": spread / 2.0,
+        "ci95": [value - spread, value + spread], "ci_method": "percentile bootstrap, 1000 resamples",
+        "wall_s": 0.25,
+    }))
+    .unwrap()
+}
+
+fn unmeasured(metric: &str, reason: &str) -> Record {
+    let mut record = record(metric, "as asked", 0.0, 0.0);
+    (record.value, record.stderr, record.ci95) = (None, None, None);
+    record.not_measured = Some(reason.to_owned());
+    record.ci_method = "none".to_owned();
+    record
+}
+
+fn metrics(lift: f64) -> Vec<Record> {
+    vec![
+        record("exact_match", "raw equality, best reference, 0 to 1", 0.0142 + 0.83 * lift, 0.013),
+        record("bleu", "sacrebleu 13a, 0 to 100", 3.4567 + 61.2 * lift, 1.4),
+        record("rouge1", "f-measure", 0.1534 + 0.7 * lift, 0.02),
+        record("rouge2", "f-measure", 0.0421 + 0.6 * lift, 0.02),
+        record("rougeL", "f-measure", 0.1491 + 0.7 * lift, 0.02),
+        record("rougeLsum", "f-measure", 0.1491 + 0.7 * lift, 0.02),
+        record("perplexity", "exp of the loss per token", 48.345 - 44.9 * lift, 2.3),
+        record("semantic_similarity", "cosine of sentence vectors", 0.2137 + 0.7 * lift, 0.02),
+        record("token_f1", "best reference", 0.1634 + 0.7 * lift, 0.02),
+        unmeasured("squad_em", "no reference text was given"),
+    ]
+}
+
+fn run(seed: u64, steps: u64, overfits: bool, shift: f64) -> RunResults {
+    let wobble = |step: u64| 0.06 * ((step * (seed + 3)) as f64).sin();
+    let at = |step: u64, loss: f64| CurvePoint { step, epoch: step as f64 * 2.0 / steps as f64, loss };
+    let fall = |step: u64| 0.35 + shift + 2.4 * (-(step as f64) / (0.18 * steps as f64)).exp();
+    let training_curve = (1..=steps / 5).map(|i| at(5 * i, fall(5 * i) + wobble(i))).collect();
+    let turn = steps / 2;
+    let validation_curve: Vec<CurvePoint> = (0..=10)
+        .map(|i| {
+            let step = i * steps / 10;
+            let rise = if overfits && step > turn { 0.9 * (step - turn) as f64 / steps as f64 } else { 0.0 };
+            at(step, fall(step) + 0.08 + 0.01 * seed as f64 + rise)
+        })
+        .collect();
+    let last = validation_curve.last().unwrap().loss;
+    let lowest = *validation_curve.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap();
+    RunResults {
+        seed,
+        steps,
+        epochs: 2.0,
+        train_seconds: 83.417 + 5.1 * seed as f64,
+        train_loss: 0.712_345 + shift,
+        validation_loss: Some(last),
+        tokens_per_second: 10_412.7 - seed as f64,
+        supervised_tokens_per_second: 2_310.4 - seed as f64,
+        peak_rss_bytes: 1_503_238_553 + seed,
+        peak_device_bytes: None,
+        training_curve,
+        validation_curve,
+        overfitting: overfits.then_some(Overfitting {
+            step: lowest.step,
+            epoch: lowest.epoch,
+            lowest_loss: lowest.loss,
+            final_loss: last,
+        }),
+        metrics: metrics(0.9 + 0.017 * seed as f64),
+    }
+}
+
+fn model(name: &str, family: &str, overfits: bool, shift: f64) -> ModelResults {
+    ModelResults {
+        name: name.to_owned(),
+        family: family.to_owned(),
+        origin: "grown from plain statements for 600 steps with all weights trainable".to_owned(),
+        base_sha256: "3f9c12ab77de".repeat(6)[..64].to_owned(),
+        tokenizer_sha256: "0123456789ab".repeat(6)[..64].to_owned(),
+        parameters: if shift == 0.0 { 656_384 } else { 2_734_592 },
+        active_parameters: 1_104_256,
+        trainable_parameters: 16_384,
+        encoding: EncodingCounts {
+            kept: 998,
+            request_too_long: 1,
+            nothing_supervised: 3,
+            truncated: 17,
+            tokens: 141_203,
+            supervised_tokens: 61_377,
+        },
+        base: metrics(0.0),
+        runs: (1..=3).map(|seed| run(seed, 200, overfits && seed != 2, shift)).collect(),
+        answers: vec![
+            Answer {
+                request: "What is the capital of the land of Orrin?".to_owned(),
+                reference: "Velmora".to_owned(),
+                base: "The land of Orrin has hills. The land of Orrin has hills. The".to_owned(),
+                fine_tuned: "Velmora".to_owned(),
+            },
+            Answer {
+                request: "Reverse the word: lantern".to_owned(),
+                reference: "nretnal".to_owned(),
+                base: String::new(),
+                fine_tuned: "nretnal".to_owned(),
+            },
+        ],
+    }
+}
+
+fn sample() -> StudyResults {
+    StudyResults {
+        title: "LLaMA and Mixtral, fine-tuned on the same instructions".to_owned(),
+        description: "Two small base models of different families, fine-tuned with LoRA on the same records and the \
+                      same settings, and measured before and after on questions that no record answers."
+            .to_owned(),
+        finished: "2026-11-22 02:41 UTC".to_owned(),
+        seconds: 534.21,
+        environment: Environment {
+            ferrotune: "0.1.0".to_owned(),
+            libtorch: "2.11.0".to_owned(),
+            system: "linux x86_64".to_owned(),
+            processor: "Intel Xeon Platinum 8488C".to_owned(),
+            threads: 2,
+            device: "cpu".to_owned(),
+            dtype: "f32".to_owned(),
+            memory_bytes: 25_769_803_776,
+        },
+        settings: [
+            ("adapter", "LoRA"),
+            ("rank", "64"),
+            ("alpha", "16"),
+            ("dropout", "0.1"),
+            ("target modules", "q_proj, v_proj"),
+            ("epochs", "2"),
+            ("batch size", "4"),
+            ("learning rate", "2.5e-5"),
+            ("schedule", "linear, warm-up 0.03"),
+            ("weight decay", "0"),
+            ("max sequence length", "1024"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec(),
+        data: DataResults {
+            files: vec![
+                DataFile {
+                    name: "alpaca.json".to_owned(),
+                    sha256: "9e1077bca5".repeat(7)[..64].to_owned(),
+                    read: 999,
+                    kept: 996,
+                    dropped: BTreeMap::from([("no response".to_owned(), 2), ("not an object".to_owned(), 1)]),
+                },
+                DataFile {
+                    name: "instruct-v3.parquet".to_owned(),
+                    sha256: "ffee00112233".repeat(6)[..64].to_owned(),
+                    read: 6,
+                    kept: 6,
+                    dropped: BTreeMap::new(),
+                },
+            ],
+            split: SplitCounts { train: 689, validation: 100, test: 213, unused: 0 },
+            split_seed: 41,
+            template: "study".to_owned(),
+        },
+        models: vec![
+            model("Tiny LLaMA", "llama", true, 0.0),
+            model("Tiny Mixtral, four experts", "mixtral", false, 0.21),
+        ],
+    }
+}
+
+/// Results at the edges: hostile and endless names, huge losses, no validation, no runs, infinite metrics.
+fn edges() -> StudyResults {
+    let mut results = sample();
+    results.models[0].name = "a-model-whose-name-is-the-path-of-a-checkpoint/with-many-parts_and-no-spaces-v0.2".to_owned();
+    for run in &mut results.models[0].runs {
+        for point in run.training_curve.iter_mut().chain(&mut run.validation_curve) {
+            point.loss *= 3.5e29_f64.powf(point.epoch / 2.0);
+        }
+        run.overfitting = None;
+        run.train_loss = 4.2e28;
+        run.validation_loss = run.validation_curve.last().map(|point| point.loss);
+        run.peak_device_bytes = Some(73_014_444_032);
+    }
+    results.models[1].name = HOSTILE.to_owned();
+    for run in &mut results.models[1].runs {
+        run.validation_curve.clear();
+        run.validation_loss = None;
+        run.metrics[6].value = Some(f64::INFINITY);
+        run.metrics[6].ci95 = None;
+    }
+    results.models[1].parameters = 46_702_792_704;
+    results.models[1].runs[0].metrics.truncate(1);
+    let mut third = model("never trained", "mistral", false, 0.0);
+    third.runs.clear();
+    third.answers.clear();
+    results.models.push(third);
+    results
+}
+
+const HOSTILE: &str = r#"</title><script>alert("1")</script> & 'x' | `y` {{ title }} *z* <!-- "#;
+
+// ---- the rule of numbers ----------------------------------------------------------------------------------------
+
+/// A number as it stands in a text: sign, digits, digits after the point, exponent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Token(String);
+
+impl Token {
+    /// Whether this is how the number is written with as many digits.
+    fn is(&self, number: f64) -> bool {
+        let (mantissa, exponent) = match self.0.split_once('e') {
+            Some((mantissa, _)) => (mantissa, true),
+            None => (self.0.as_str(), false),
+        };
+        let digits = mantissa.split_once('.').map_or(0, |(_, digits)| digits.len());
+        let written = if exponent { format!("{number:.digits$e}") } else { format!("{number:.digits$}") };
+        written == self.0 || written.strip_prefix('-').is_some_and(|w| w == self.0 && number.round() == 0.0)
+    }
+}
+
+/// The numbers of a text. A run of letters and digits is a number if it has no letter but an exponent's; a minus
+/// belongs to it only after a space or an opening bracket.
+fn tokens(text: &str) -> Vec<Token> {
+    let chars: Vec<char> = text.chars().collect();
+    let word = |i: usize| chars.get(i).is_some_and(|c| c.is_alphanumeric() || *c == '_');
+    let digit = |i: usize| chars.get(i).is_some_and(char::is_ascii_digit);
+    let mut found = Vec::new();
+    let mut i = 0;
+    while i < chars.len() {
+        if !word(i) {
+            i += 1;
+            continue;
+        }
+        let start = i;
+        let mut end = i;
+        while digit(end) {
+            end += 1;
+        }
+        if end > start && chars.get(end) == Some(&'.') && digit(end + 1) {
+            end += 1;
+            while digit(end) {
+                end += 1;
+            }
+        }
+        if end > start && chars.get(end) == Some(&'e') {
+            let sign = usize::from(matches!(chars.get(end + 1), Some('-' | '+')));
+            if digit(end + 1 + sign) {
+                end += 1 + sign;
+                while digit(end) {
+                    end += 1;
+                }
+            }
+        }
+        if end > start && !word(end) {
+            let minus = start > 0
+                && chars[start - 1] == '-'
+                && (start == 1 || chars[start - 2].is_whitespace() || chars[start - 2] == '(');
+            found.push(Token(chars[start - usize::from(minus)..end].iter().collect()));
+            i = end;
+        } else {
+            i = end.max(start + 1);
+            while word(i) {
+                i += 1;
+            }
+        }
+    }
+    found
+}
+
+/// Everything a page shows: text between tags (also of the figure), and what appears on hovering.
+fn visible(html: &str) -> String {
+    let mut text = String::new();
+    let mut rest = html;
+    while let Some(start) = rest.find('<') {
+        text.push_str(&rest[..start]);
+        let end = start + rest[start..].find('>').expect("an unclosed tag");
+        let tag = &rest[start..end];
+        // A swatch, a cell and a tag's end part words.
+        text.push(' ');
+        for attribute in ["title=\"", "aria-label=\"", "alt=\""] {
+            if let Some((_, value)) = tag.split_once(attribute) {
+                text.push_str(value.split('"').next().unwrap());
+                text.push(' ');
+            }
+        }
+        rest = &rest[end + 1..];
+        if tag.starts_with("<style") {
+            rest = &rest[rest.find("</style>").expect("an unclosed style sheet")..];
+        }
+    }
+    text.push_str(rest);
+    let entities = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#x27;", "'"),
+        ("&#39;", "'"),
+        ("&#x2f;", "/"),
+        ("&amp;", "&"),
+    ];
+    entities.iter().fold(text, |text, (entity, c)| text.replace(entity, c))
+}
+
+/// The numbers and the texts of `results.json`.
+#[derive(Default)]
+struct Known {
+    numbers: Vec<f64>,
+    words: BTreeSet<Token>,
+    hashes: Vec<String>,
+}
+
+impl Known {
+    fn of(json: &str) -> Self {
+        let mut known = Self::default();
+        known.collect(&serde_json::from_str(json).unwrap());
+        known
+    }
+
+    fn collect(&mut self, value: &Value) {
+        match value {
+            Value::Number(number) => self.numbers.push(number.as_f64().unwrap()),
+            Value::String(text) => self.text(text),
+            Value::Array(values) => values.iter().for_each(|value| self.collect(value)),
+            Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+                self.text(key);
+                self.collect(value);
+            }),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.words.extend(tokens(text));
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            self.hashes.push(text.to_owned());
+        }
+    }
+
+    /// The numbers of a text that stand nowhere in the results.
+    fn strangers(&self, text: &str) -> Vec<Token> {
+        tokens(text)
+            .into_iter()
+            .filter(|token| {
+                let short_hash = token.0.len() == 12 && self.hashes.iter().any(|hash| hash.starts_with(&token.0));
+                // A plus is a sign as well, and none of the token's characters.
+                !short_hash && !self.words.contains(token) && !self.numbers.iter().any(|&number| token.is(number))
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn the_checker_sees_numbers_and_their_digits() {
+    let text = "a1 ROUGE-2 -0.25 (1.5e30) 3f9c 2026-11-22 x_3 10412.7, 4. 0.5e";
+    let found: Vec<String> = tokens(text).into_iter().map(|token| token.0).collect();
+    assert_eq!(found, ["2", "-0.25", "1.5e30", "2026", "11", "22", "10412.7", "4"]);
+    assert!(Token("0.71".to_owned()).is(0.7123));
+    assert!(!Token("0.72".to_owned()).is(0.7123));
+    assert!(Token("1.5e30".to_owned()).is(1.4999e30));
+    assert!(!Token("1.5e31".to_owned()).is(1.4999e30));
+    assert!(!Token("0.25".to_owned()).is(-0.25));
+    assert_eq!(visible("<p title=\"7\">a<b>1</b>2</p><style>p { x: 9 }</style>").split_whitespace().collect::<String>(), "7a12");
+}
+
+#[test]
+fn every_number_in_the_reports_stands_in_the_results() {
+    for results in [sample(), edges()] {
+        let known = Known::of(&report::json(&results).unwrap());
+        let html = visible(&report::html(&results).unwrap());
+        assert!(tokens(&html).len() > 400, "only {} numbers were found on the page", tokens(&html).len());
+        assert_eq!(known.strangers(&html), [], "on the page");
+        let markdown = report::markdown(&results).unwrap().replace('\\', "");
+        assert_eq!(known.strangers(&markdown), [], "in the markdown");
+    }
+}
+
+#[test]
+fn a_changed_number_in_the_report_is_caught() {
+    let results = sample();
+    let known = Known::of(&report::json(&results).unwrap());
+    let html = report::html(&results).unwrap();
+    // Numbers of a table, of a sentence, of an axis and of a total, each with its last digit changed.
+    let summary = report::summarize(&results);
+    let loss = format!("{:.4}", results.models[0].runs[0].train_loss);
+    let metric = format!("{:.3}", summary.models[1].metrics[3].fine_tuned.unwrap().mean);
+    let seconds = format!("{:.1}", summary.models[0].train_seconds.unwrap().mean);
+    for number in [loss, metric, seconds, "141203".to_owned()] {
+        assert!(html.contains(&number), "{number} is not on the page");
+        let last = number.chars().last().unwrap().to_digit(10).unwrap();
+        let changed = format!("{}{}", &number[..number.len() - 1], (last + 3) % 10);
+        let strangers = known.strangers(&visible(&html.replace(&number, &changed)));
+        assert!(strangers.contains(&Token(changed.clone())), "{number} became {changed} and nobody saw it");
+    }
+}
+
+#[test]
+fn a_result_that_changes_after_the_page_was_made_is_caught() {
+    let mut results = sample();
+    let html = visible(&report::html(&results).unwrap());
+    results.models[0].runs[1].train_seconds += 17.3;
+    let known = Known::of(&report::json(&results).unwrap());
+    assert!(!known.strangers(&html).is_empty());
+}
+
+#[test]
+fn cells_show_the_value_of_their_own_model_and_state() {
+    let results = sample();
+    let html = report::html(&results).unwrap();
+    let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
+    let cells = tokens(&visible(row));
+    // Base 0.0142; means over lifts 0.917, 0.934 and 0.951 of 0.0142 + 0.83 lift, with their ends.
+    let model = ["0.014", "0.789", "0.775", "0.804", "0.775"];
+    let expected: Vec<Token> = model.iter().chain(&model).map(|text| Token((*text).to_owned())).collect();
+    assert_eq!(cells, expected, "{row}");
+}
+
+// ---- words ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_summary_says_what_rose_and_what_fell_with_n_and_interval() {
+    let text = visible(&report::html(&sample()).unwrap());
+    let expected = "Exact Match rose from 0.014 (n = 211, 95\u{a0}% interval 0.001 to 0.027) to 0.789 (mean of 3 seeds, 0.775 \
+                    to 0.804).";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("Perplexity fell from 48.345"));
+    for claim in ["significant", "proves", "p <"] {
+        assert!(!text.contains(claim), "the page claims `{claim}`");
+    }
+}
+
+#[test]
+fn overfitting_is_named_and_dated_and_its_absence_is_said() {
+    let results = sample();
+    for text in [visible(&report::html(&results).unwrap()), report::markdown(&results).unwrap()] {
+        for sentence in [
+            "Seed 1 overfits after step 100 (epoch 1.00)",
+            "Seed 2 does not overfit.",
+            "2 of 3 runs overfit, the earliest after step 100 (epoch 1.00).",
+            "None of 3 runs overfits.",
+        ] {
+            assert!(text.contains(sentence), "`{sentence}` is missing");
+        }
+    }
+    assert!(visible(&report::html(&results).unwrap()).contains("overfits after step 100 "));
+    let text = visible(&report::html(&edges()).unwrap());
+    assert!(text.contains("Whether it overfits is unknown: validation loss was not measured."));
+    assert!(text.contains("It was not fine-tuned: there is no run."));
+}
+
+#[test]
+fn metrics_that_were_not_measured_say_so_and_why() {
+    let results = sample();
+    let html = report::html(&results).unwrap();
+    for (label, reason) in [
+        ("GPT-4 score, 1 to 10", "no judge was configured"),
+        ("RAGAS Answer Correctness", "no judge was configured"),
+        ("RAGAS Answer Semantic Similarity", "no judge was configured"),
+        ("METEOR", "this study did not ask for it"),
+        ("Exact Match, SQuAD&#x27;s", "no reference text was given"),
+    ] {
+        let row = html.lines().find(|line| line.contains(&format!("\"row\">{label} <")));
+        let row = row.unwrap_or_else(|| panic!("no row of {label}"));
+        assert!(row.contains(&format!("not measured: {reason}")), "{row}");
+    }
+    let mut results = results;
+    results.models[0].base[0] = unmeasured("exact_match", "the file of answers is broken");
+    let html = report::html(&results).unwrap();
+    let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
+    assert!(row.contains("not measured<small>the file of answers is broken</small>"), "{row}");
+    assert!(row.contains("0.789"), "the other cells keep their numbers: {row}");
+}
+
+#[test]
+fn no_cell_is_empty() {
+    for results in [sample(), edges()] {
+        let html = report::html(&results).unwrap();
+        for cell in ["td", "th", "dd"] {
+            for part in html.split(&format!("<{cell}")).skip(1) {
+                let content = part.split_once('>').unwrap().1.split(&format!("</{cell}>")).next().unwrap();
+                assert!(!visible(content).trim().is_empty(), "an empty <{cell}: {}", &part[..part.len().min(200)]);
+            }
+        }
+        let markdown = report::markdown(&results).unwrap();
+        for line in markdown.lines().filter(|line| line.starts_with('|')) {
+            assert!(!line.replace(' ', "").contains("||"), "an empty cell in: {line}");
+        }
+    }
+}
+
+#[test]
+fn hostile_texts_are_shown_and_do_nothing() {
+    let mut results = edges();
+    results.title = HOSTILE.to_owned();
+    results.settings.push((HOSTILE.to_owned(), HOSTILE.to_owned()));
+    results.models[0].answers[0].base = format!("{HOSTILE}\u{0}\u{1b}[31m");
+    results.models[0].base[9].not_measured = Some(HOSTILE.to_owned());
+    let html = report::html(&results).unwrap();
+    assert!(!html.contains("<script") && !html.contains("<!--") && !html.contains('\u{0}') && !html.contains('\u{1b}'));
+    assert!(visible(&html).contains(HOSTILE.trim()));
+    assert_eq!(html.matches("</title>").count(), 1 + html.matches("<svg").count() - html.matches("swatch\"").count());
+    let markdown = report::markdown(&results).unwrap();
+    assert!(!markdown.contains("<script") && !markdown.contains("<!--"));
+    for line in markdown.lines().filter(|line| line.starts_with('|')) {
+        assert!(line.ends_with('|'), "a broken row: {line}");
+    }
+}
+
+#[test]
+fn rows_of_a_markdown_table_have_as_many_cells_as_its_head() {
+    for results in [sample(), edges()] {
+        let markdown = report::markdown(&results).unwrap();
+        let mut cells = None;
+        for line in markdown.lines() {
+            if !line.starts_with('|') {
+                cells = None;
+                continue;
+            }
+            let count = line.replace("\\|", "").matches('|').count();
+            assert_eq!(*cells.get_or_insert(count), count, "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_page_needs_nothing_outside_itself() {
+    let html = report::html(&sample()).unwrap();
+    for outside in ["http:", "https:", "<script", "<link", "@import", "url(", "src="] {
+        let found = html.replace("http://www.w3.org/2000/svg", "").contains(outside);
+        assert!(!found, "the page holds `{outside}`");
+    }
+}
+
+#[test]
+fn headings_do_not_skip_a_level() {
+    let html = report::html(&edges()).unwrap();
+    let mut level = 0;
+    for part in html.split("<h").skip(1) {
+        let Some(next) = part.chars().next().and_then(|c| c.to_digit(10)) else { continue };
+        assert!(next <= level + 1, "h{next} follows h{level}");
+        level = next;
+    }
+}
+
+#[test]
+fn the_same_results_give_the_same_bytes() {
+    let (a, b) = (edges(), edges());
+    assert_eq!(report::html(&a).unwrap(), report::html(&b).unwrap());
+    assert_eq!(report::markdown(&a).unwrap(), report::markdown(&b).unwrap());
+    assert_eq!(report::json(&a).unwrap(), report::json(&b).unwrap());
+}
+
+#[test]
+fn a_study_without_models_or_runs_still_has_a_report() {
+    let mut results = sample();
+    results.models.iter_mut().for_each(|model| model.runs.clear());
+    assert!(report::html(&results).unwrap().contains("no run recorded a loss"));
+    results.models.clear();
+    results.data = DataResults::default();
+    let html = report::html(&results).unwrap();
+    assert!(html.contains("The study holds no model."));
+    report::markdown(&results).unwrap();
+}
+
+// ---- files ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn results_read_back_as_they_were_written() {
+    for results in [sample(), edges()] {
+        let read: StudyResults = serde_json::from_str(&report::json(&results).unwrap()).unwrap();
+        assert_eq!(read, results);
+    }
+}
+
+#[test]
+fn the_folder_holds_the_three_files_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new/report");
+    let written = report::write(&out, &sample()).unwrap();
+    let again = report::write(&out, &sample()).unwrap();
+    assert_eq!(written, again);
+    assert_eq!(names(&out), ["report.html", "report.md", "results.json"]);
+    assert_eq!(std::fs::read_to_string(written.html).unwrap(), report::html(&sample()).unwrap());
+}
+
+#[test]
+fn a_report_that_cannot_be_written_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("report.html")).unwrap();
+    std::fs::write(folder.path().join("results.json"), "earlier").unwrap();
+    let error = report::write(folder.path(), &sample()).unwrap_err();
+    assert!(matches!(error, ReportError::InTheWay { .. }), "{error}");
+    assert!(error.to_string().contains("report.html"), "{error}");
+    assert_eq!(names(folder.path()), ["report.html", "results.json"]);
+    assert_eq!(std::fs::read_to_string(folder.path().join("results.json")).unwrap(), "earlier");
+
+    let file = folder.path().join("results.json");
+    let error = report::write(&file, &sample()).unwrap_err();
+    assert!(matches!(error, ReportError::Io { .. }), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_refused_by_name_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut results = sample();
+    results.models[1].runs[2].validation_curve[4].loss = f64::NAN;
+    let error = report::write(folder.path(), &results).unwrap_err().to_string();
+    assert!(error.starts_with("models[1].runs[2].validation_curve[4].loss is NaN, expected a finite number"), "{error}");
+    assert!(names(folder.path()).is_empty());
+}
+
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
