@@ -17,7 +17,7 @@ pub struct LoraConfig {
     pub r: i64,
     /// The added product is multiplied by `lora_alpha / r`, or `lora_alpha / √r` with [`use_rslora`](Self::use_rslora).
     pub lora_alpha: f64,
-    /// Probability with which an element of the added product's input is dropped in training, in [0, 1).
+    /// Probability with which an element of the added product's input is dropped in training, in [0, 1). On experts, too.
     pub lora_dropout: f64,
     /// The linear maps to adapt.
     pub target_modules: TargetModules,
@@ -39,7 +39,8 @@ pub struct LoraConfig {
     pub lora_bias: bool,
     /// Whether the scaling is by the root of the rank (rank-stabilized LoRA).
     pub use_rslora: bool,
-    /// Modules of which a full copy trains.
+    /// Modules of which a full copy trains: those whose path ends in one of these, as PEFT has it, so that `norm` means
+    /// every normalization and `model.norm` the last.
     pub modules_to_save: Vec<String>,
     /// How the factors start.
     pub init_lora_weights: Init,
@@ -161,7 +162,12 @@ impl LoraConfig {
         let config = Self {
             r: fields.take("r", "an integer")?.unwrap_or(defaults.r),
             lora_alpha: fields.take("lora_alpha", "a number")?.unwrap_or(defaults.lora_alpha),
-            lora_dropout: fields.take("lora_dropout", "a number")?.unwrap_or(0.0),
+            lora_dropout: match fields.fields.get(EXPERT_DROPOUT).and_then(Value::as_f64) {
+                Some(dropout) => {
+                    fields.take("lora_dropout", "a number")?.filter(|&other| other > 0.0).unwrap_or(dropout)
+                }
+                None => fields.take("lora_dropout", "a number")?.unwrap_or(0.0),
+            },
             target_modules: match fields.names("target_modules")? {
                 None => TargetModules::list::<String>([]),
                 Some(ModuleNames::Pattern(text)) => TargetModules::parse(&text),
@@ -230,7 +236,8 @@ impl LoraConfig {
         set("base_model_name_or_path", json!(self.base_model_name_or_path));
         set("r", json!(self.r));
         set("lora_alpha", number(self.lora_alpha));
-        set("lora_dropout", json!(self.lora_dropout));
+        let hidden = self.other.contains_key(EXPERT_DROPOUT);
+        set("lora_dropout", json!(if hidden { 0.0 } else { self.lora_dropout }));
         set(
             "target_modules",
             match &self.target_modules {
@@ -321,14 +328,20 @@ impl LoraConfig {
         if self.lora_bias && !matches!(self.init_lora_weights, Init::Default | Init::Random) {
             return wrong("lora_bias", json!(true), "false with this init_lora_weights");
         }
-        if !self.target_parameters.is_empty() {
-            // PEFT refuses both when it reads the adapter, so nobody could use what was trained.
-            let expected = "0 with target_parameters, as PEFT reads no others; target w1, w2 and w3 instead";
-            if self.lora_dropout > 0.0 {
-                return wrong("lora_dropout", json!(self.lora_dropout), expected);
-            }
-            if self.lora_bias {
-                return wrong("lora_bias", json!(true), "false with target_parameters");
+        if !self.target_parameters.is_empty() && self.lora_bias {
+            return wrong("lora_bias", json!(true), "false with target_parameters");
+        }
+        let listed_names = match &self.target_modules {
+            TargetModules::Named(ModuleNames::List(names)) => names.as_slice(),
+            _ => &[],
+        };
+        for (field, names) in [
+            ("target_modules", listed_names),
+            ("target_parameters", &self.target_parameters),
+            ("modules_to_save", &self.modules_to_save),
+        ] {
+            if names.iter().any(String::is_empty) {
+                return wrong(field, json!(names), "names that are not empty");
             }
         }
         let nothing = self.target_modules == TargetModules::list::<String>([])
@@ -360,6 +373,13 @@ impl LoraConfig {
         }
     }
 
+    /// Writes the dropout under a name of our own from now on, since PEFT reads no adapter of experts that has one.
+    pub(crate) fn hide_dropout(&mut self) {
+        if self.lora_dropout > 0.0 {
+            self.other.insert(EXPERT_DROPOUT.to_owned(), json!(self.lora_dropout));
+        }
+    }
+
     /// What multiplies the added product of a rank and an alpha.
     pub(crate) fn scaling(&self, rank: i64, alpha: f64) -> f64 {
         if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 }
@@ -378,6 +398,10 @@ impl<'de> Deserialize<'de> for LoraConfig {
         Self::from_fields(fields, "the adapter configuration").map_err(serde::de::Error::custom)
     }
 }
+
+/// The dropout with which an adapter of experts was trained. PEFT on transformers 5 adds its products to the experts'
+/// weights, where no input could be dropped, and refuses `lora_dropout` there even to evaluate.
+const EXPERT_DROPOUT: &str = "ferrotune_lora_dropout";
 
 /// Initializations that take a part out of the base, so that the adapter fits only the base so changed.
 const CHANGES_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga", "mica"];

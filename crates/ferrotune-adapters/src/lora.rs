@@ -118,14 +118,17 @@ impl<S: Storage> Lora<S> {
     /// [`Error::UnusedTensors`](crate::Error::UnusedTensors) if the file has tensors that the model gave no place to,
     /// [`Error::TiedEmbedding`](crate::Error::TiedEmbedding).
     pub fn finish(self) -> Result<LoraAdapter> {
+        self.rules.finish(matches!(self.origin, Origin::Read(_)))?;
         if let Origin::Read(taker) = &self.origin {
             taker.finish()?;
         }
-        self.rules.finish(matches!(self.origin, Origin::Read(_)))?;
-        if let Some(path) = self.rules.tied_and_trained() {
-            return Err(crate::Error::TiedEmbedding { path: path.to_owned() });
+        let mut config = LoraConfig { target_modules: self.rules.resolved(), ..self.config };
+        let on_experts = |site: &AdaptedSite| {
+            site.role == Role::Expert && matches!(site.adaptation, Adaptation::LowRank { .. })
+        };
+        if self.sites.iter().any(on_experts) {
+            config.hide_dropout();
         }
-        let config = LoraConfig { target_modules: self.rules.resolved(), ..self.config };
         for site in &self.sites {
             tracing::debug!(%site, "adapted");
         }

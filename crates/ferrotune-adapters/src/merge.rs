@@ -239,8 +239,8 @@ impl<'a> Deltas<'a> {
     }
 
     fn finish(&self) -> Result<()> {
-        self.taker.finish()?;
-        self.rules.finish(true)
+        self.rules.finish(true)?;
+        self.taker.finish()
     }
 }
 

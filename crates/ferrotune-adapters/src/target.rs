@@ -1,7 +1,7 @@
 //! Which modules an adapter's configuration means: PEFT's rules, on whole segments of module paths.
 //!
 //! A name in a list matches a path that is equal to it or ends in it after a dot. A string is a regular expression for
-//! the whole path. Keys of `rank_pattern` and `alpha_pattern` match as `(.*\.)?(key)`. Modules that are excluded or
+//! the whole path. `modules_to_save` alone matches any end of a path. Keys of `rank_pattern` and `alpha_pattern` match as `(.*\.)?(key)`. Modules that are excluded or
 //! trained in full are never adapted. Where PEFT stays silent this crate does not: a name that matches nothing is an
 //! error when an adapter is made, also if other names of the list match.
 
@@ -190,7 +190,7 @@ impl Rules {
     /// Whether everything that was asked for was found. In a file that is read, a name of a list may match nothing, as
     /// long as another does: PEFT wrote it so, and the tensors of the file are accounted for one by one.
     pub(crate) fn finish(&self, lenient: bool) -> Result<()> {
-        let (mut checked, mut any) = (Vec::new(), false);
+        let mut checked = Vec::new();
         match &self.modules {
             Modules::List(entries) => checked.extend(entries.iter().map(|entry| ("target_modules", entry))),
             Modules::Pattern { entry, .. } | Modules::Roles { entry, .. } => {
@@ -198,10 +198,11 @@ impl Rules {
             }
         }
         checked.extend(self.parameters.iter().map(|entry| ("target_parameters", entry)));
-        any |= checked.iter().any(|(_, entry)| entry.matched);
+        let any = checked.iter().any(|(_, entry)| entry.matched);
         checked.extend(self.saved.iter().map(|entry| ("modules_to_save", entry)));
         for (field, entry) in checked.into_iter().filter(|(_, entry)| !entry.matched) {
-            if lenient && any {
+            let remedy = self.remedy(field, &entry.text);
+            if lenient && any && remedy.is_empty() {
                 tracing::warn!(field, entry = entry.text, "matches nothing in this model");
                 continue;
             }
@@ -209,10 +210,10 @@ impl Rules {
                 field,
                 entry: entry.text.clone(),
                 available: self.available(field),
-                remedy: self.remedy(field, &entry.text).to_owned(),
+                remedy: remedy.to_owned(),
             });
         }
-        Ok(())
+        self.check_embedding()
     }
 
     /// The names that stand for a word such as `all-linear` in a file that PEFT reads, after all modules were seen.
@@ -229,12 +230,14 @@ impl Rules {
         }
     }
 
-    /// The embedding, if it trains and no module of the model was a head.
-    pub(crate) fn tied_and_trained(&self) -> Option<&str> {
+    /// Refuses to train an embedding that is also the head.
+    fn check_embedding(&self) -> Result<()> {
+        let Some(embedding) = self.seen.iter().find(|seen| seen.role == Role::Embedding) else {
+            return Ok(());
+        };
+        let trains = self.saved.iter().any(|entry| holds(&entry.text, &embedding.path));
         let head = self.seen.iter().any(|seen| seen.role == Role::Head);
-        let embedding = self.seen.iter().find(|seen| seen.role == Role::Embedding)?;
-        let trained = self.saved.iter().any(|entry| holds(&entry.text, &embedding.path));
-        (trained && !head).then_some(embedding.path.as_str())
+        if trains && !head { Err(Error::TiedEmbedding { path: embedding.path.clone() }) } else { Ok(()) }
     }
 
     fn excludes(&self, path: &str) -> Result<bool> {
@@ -313,7 +316,7 @@ impl Rules {
             "; its head is tied to the embedding: read the weights through `Untied` with `tie_word_embeddings` false to \
              train a head of its own"
         } else if field == "target_modules" && !self.config.layers_to_transform.is_empty() {
-            "; layers_to_transform may leave out every layer that has it"
+            "; layers_to_transform leaves out every layer that has it, or no layer has it"
         } else {
             ""
         }
@@ -359,10 +362,11 @@ fn is_or_ends_in(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// Whether `path` is the module `name` or inside it.
+/// Whether `path` is a module whose path ends in `name`, or is inside one. The end need not be a whole segment here:
+/// PEFT trains (and files) every such module, so another rule would make adapters that it cannot read.
 fn holds(name: &str, path: &str) -> bool {
     let ends = path.match_indices('.').map(|(dot, _)| dot).chain([path.len()]);
-    ends.into_iter().any(|end| is_or_ends_in(&path[..end], name))
+    ends.into_iter().any(|end| path[..end].ends_with(name))
 }
 
 fn first<T: Copy + PartialEq>(field: &'static str, patterns: &[Pattern<T>], path: &str) -> Result<Option<T>> {

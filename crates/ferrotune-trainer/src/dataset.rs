@@ -79,7 +79,10 @@ impl<'a> Dataset<'a> {
                 return fail(found, format!("at most the model's {} positions", model.max_positions()));
             }
             if let Some(id) = sample.ids.iter().find(|&&id| i64::from(id) >= vocabulary) {
-                return fail(format!("has token id {id}"), format!("less than the vocabulary's {vocabulary}"));
+                return fail(
+                    format!("has token id {id}"),
+                    format!("less than the vocabulary's {vocabulary}"),
+                );
             }
         }
         if self.samples.iter().all(|sample| sample.supervised_tokens() == 0) {

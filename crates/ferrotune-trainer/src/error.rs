@@ -29,7 +29,9 @@ pub enum Error {
         expected: &'static str,
     },
     /// The model has no trainable tensor.
-    #[error("nothing trains: the model has no trainable tensor; put an adapter on it or make its weights trainable")]
+    #[error(
+        "nothing trains: the model has no trainable tensor; put an adapter on it or make its weights trainable"
+    )]
     NothingTrains,
     /// The samples supervise no token at all.
     #[error(
@@ -136,7 +138,9 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The output folder holds a run already.
-    #[error("`{folder}` holds a run already (`{found}`); resume it, force a new run over it, or choose another folder")]
+    #[error(
+        "`{folder}` holds a run already (`{found}`); resume it, force a new run over it, or choose another folder"
+    )]
     OutputExists {
         /// The folder.
         folder: PathBuf,
@@ -158,7 +162,9 @@ pub enum Error {
         expected: String,
     },
     /// A checkpoint was written in a format that this version does not read.
-    #[error("`{checkpoint}` has format {found}, expected {expected}; resume it with the version that wrote it")]
+    #[error(
+        "`{checkpoint}` has format {found}, expected {expected}; resume it with the version that wrote it"
+    )]
     CheckpointFormat {
         /// The checkpoint's folder.
         checkpoint: PathBuf,

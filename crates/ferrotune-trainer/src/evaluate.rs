@@ -121,7 +121,8 @@ fn losses(
     let supervised_tokens: u64 = counts.iter().sum();
     let loss = sums.iter().sum::<f64>() / supervised_tokens as f64;
     let (mut weighted, mut rows) = (0.0, 0);
-    for ((sum, &count), batch) in sums.iter().zip(&counts).zip(batches).filter(|((_, count), _)| **count > 0) {
+    for ((sum, &count), batch) in sums.iter().zip(&counts).zip(batches).filter(|((_, count), _)| **count > 0)
+    {
         weighted += sum / count as f64 * batch.len() as f64;
         rows += batch.len();
     }

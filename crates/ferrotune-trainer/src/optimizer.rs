@@ -98,11 +98,8 @@ impl Optimizer {
                 }
             }
             let [params, grads, exp_avgs, exp_avg_sqs, steps] = &lists;
-            let options = AdamW {
-                lr: learning_rate,
-                weight_decay: self.weight_decay(group.decay),
-                ..self.options
-            };
+            let options =
+                AdamW { lr: learning_rate, weight_decay: self.weight_decay(group.decay), ..self.options };
             fused_adamw(params, grads, exp_avgs, exp_avg_sqs, steps, &options)?;
         }
         Ok(())

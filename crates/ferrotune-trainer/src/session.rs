@@ -7,8 +7,8 @@ use ferrotune_torch::{generator, memory};
 use tch::Device;
 
 use crate::{
-    EndRow, Error, Estimate, EvaluationRow, Event, Finished, Listener, LogRow, Resume, Result, RunPlan, Schedule,
-    StepReport, Trainer, TrainerState, TrainingRow, TrainingSummary,
+    EndRow, Error, Estimate, EvaluationRow, Event, Finished, Listener, LogRow, Result, Resume, RunPlan,
+    Schedule, StepReport, Trainer, TrainerState, TrainingRow, TrainingSummary,
     checkpoint::{self, Accumulated, Fingerprint, Position, TensorPrint},
     dataset::plan_digest,
     evaluate::{evaluate_at, validation_digest},

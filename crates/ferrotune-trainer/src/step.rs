@@ -55,10 +55,8 @@ impl Stepper<'_> {
         for batch in window {
             let laid = Laid::new(self.dataset.samples(), batch, self.model.device())?;
             let share = laid.lengths.iter().sum::<i64>() as f64 / tokens as f64;
-            let labelled = Labelled {
-                tokens: Tokens::padded(&laid.ids, &laid.lengths),
-                supervised: &laid.supervised,
-            };
+            let labelled =
+                Labelled { tokens: Tokens::padded(&laid.ids, &laid.lengths), supervised: &laid.supervised };
             let parts = causal_lm_loss(self.model, &labelled, &self.pass)?;
             let likelihood = &parts.negative_log_likelihood;
             let mut loss = likelihood.f_mul_scalar(1.0 / supervised_tokens.max(1) as f64)?;

@@ -6,7 +6,7 @@ use ferrotune_core::BoxError;
 use ferrotune_nn::{CausalLm, Parameters};
 
 use crate::{
-    Dataset, Error, Listener, Resume, Result, TrainerState, TrainingConfig, TrainingSummary,
+    Dataset, Error, Listener, Result, Resume, TrainerState, TrainingConfig, TrainingSummary,
     evaluate::validation_batches, session::Session,
 };
 

@@ -91,6 +91,19 @@ impl AutoCausalLm {
         Ok(Self { folder: folder.to_owned(), config_file, architecture })
     }
 
+    /// The same model with a head of its own, if its head is the embedding; nothing if it has one already.
+    ///
+    /// # Errors
+    /// None for a configuration that was read before.
+    pub fn untied(&self) -> Result<Option<Self>> {
+        if self.weights().iter().any(|spec| spec.role == ferrotune_nn::Role::Head) {
+            return Ok(None);
+        }
+        let mut fields = self.config_file.fields().clone();
+        fields.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        Ok(Some(Self::from_config(&self.folder, ConfigFile::from_fields(self.config_file.place(), fields))?))
+    }
+
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -13,7 +13,9 @@ pub use ferrotune_mixtral as mixtral;
 pub use ferrotune_nn as nn;
 pub use ferrotune_torch as torch;
 pub use ferrotune_trainer as trainer;
+pub use tch;
 
+mod adapted;
 mod auto;
 mod compute;
 mod error;
@@ -25,6 +27,7 @@ mod upcycle;
 
 pub mod study;
 
+pub use adapted::{Adapted, Start, adapt, copy_companions, merge};
 pub use auto::{Architecture, AutoCausalLm, LoadOptions};
 pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use ferrotune_torch::{backward, flops};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::{projections::check_gradients, support::shake};
+use crate::{projections::check_gradients, support::{alone, shake};
 
 const EXPERTS: i64 = 4;
 
@@ -34,6 +34,7 @@ fn source() -> Initialized {
 
 #[test]
 fn gradients_equal_finite_differences_also_where_an_expert_is_idle_or_not_adapted() {
+    let _alone = alone();
     let all = LoraConfig { r: 2, target_modules: TargetModules::list(["w1", "w3"]), ..LoraConfig::default() };
     let some = LoraConfig {
         target_modules: TargetModules::parse(r".*\.experts\.([03]\.w1|[13]\.w3)"),
@@ -68,6 +69,7 @@ fn gradients_equal_finite_differences_also_where_an_expert_is_idle_or_not_adapte
 
 #[test]
 fn an_expert_without_rows_gets_a_zero_gradient_and_not_none() {
+    let _alone = alone();
     tch::manual_seed(23);
     let source = source();
     let root = Weights::new(&source, Device::Cpu, Kind::Float).at("layers.0.moe.experts");
@@ -113,6 +115,7 @@ const COST: f64 = 0.05;
 
 #[test]
 fn doubling_the_experts_at_fixed_top_k_costs_under_5_percent() {
+    let _alone = alone();
     let per_expert = LoraConfig { target_modules: TargetModules::AllLinear, ..LoraConfig::default() };
     let flat = LoraConfig {
         target_parameters: vec!["gate_up_proj".into(), "down_proj".into()],

@@ -6,7 +6,7 @@ use ferrotune_adapters::{AdapterWeights, Bias, LoraAdapter, LoraConfig, TargetMo
 use ferrotune_nn::{Pass, checkpoint::write_file};
 use serde_json::{Value, json};
 
-use crate::support::{Model, golden, ids, json as read_json, largest, logits, shake};
+use crate::support::{Model, alone, golden, ids, json as read_json, largest, logits, shake};
 
 /// The golden adapters and the models they are for.
 const ADAPTERS: &[(&str, &str)] = &[
@@ -81,6 +81,7 @@ fn options() -> Vec<(&'static str, LoraConfig)> {
             "mixtral",
             LoraConfig {
                 target_parameters: vec!["gate_up_proj".into(), "down_proj".into(), "gate.weight".into()],
+                lora_dropout: 0.2,
                 rank_pattern: vec![(r".*\.gate_up_proj".into(), 5)],
                 ..with(&["q_proj"])
             },
@@ -96,12 +97,17 @@ fn trained(seed: i64, name: &str, config: LoraConfig) -> (Box<dyn ferrotune_nn::
 
 #[test]
 fn what_is_saved_gives_the_same_logits_when_it_is_read() {
+    let _alone = alone();
     for (seed, (name, config)) in (70..).zip(options()) {
+        let dropout = config.lora_dropout;
         let (adapted, adapter) = trained(seed, name, config);
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("adapter");
         adapter.save(&folder).unwrap();
-        let (again, _) = model(name).read(&AdapterWeights::open(&folder).unwrap());
+        let read = AdapterWeights::open(&folder).unwrap();
+        assert_eq!(read.config().to_fields(), adapter.config().to_fields());
+        assert_eq!(read.config().lora_dropout, dropout);
+        let (again, _) = model(name).read(&read);
         let pass = Pass::eval();
         assert_eq!(
             largest(&logits(&*again, &ids(), &pass), &logits(&*adapted, &ids(), &pass)),
@@ -113,6 +119,7 @@ fn what_is_saved_gives_the_same_logits_when_it_is_read() {
 
 #[test]
 fn keys_that_nobody_knows_are_kept() {
+    let _alone = alone();
     let source = golden().join("adapters/llama-attention");
     let folder = tempfile::tempdir().unwrap();
     fs::copy(source.join("adapter_model.safetensors"), folder.path().join("adapter_model.safetensors"))
@@ -143,6 +150,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 fn saving_leaves_whole_files_and_nothing_else() {
+    let _alone = alone();
     let (_, adapter) = trained(80, "llama-gqa", LoraConfig::default());
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("adapter");
@@ -174,6 +182,7 @@ fn saving_leaves_whole_files_and_nothing_else() {
 /// Writes adapters with our logits where `FERROTUNE_INTEROP` says, for `../golden/check_peft.py`.
 #[test]
 fn adapters_for_pefts_own_reader() {
+    let _alone = alone();
     let Some(out) = std::env::var_os("FERROTUNE_INTEROP") else {
         println!("skipped: FERROTUNE_INTEROP does not name a folder to write to");
         return;

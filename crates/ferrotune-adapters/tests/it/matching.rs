@@ -9,7 +9,7 @@ use ferrotune_nn::{
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
-use crate::support::{Model, json};
+use crate::support::{alone, Model, json};
 
 const WIDTH: i64 = 4;
 
@@ -62,6 +62,7 @@ fn walk(config: LoraConfig, paths: &[String]) -> BTreeMap<String, (i64, f64)> {
 
 #[test]
 fn every_rule_matches_what_peft_matches() {
+    let _alone = alone();
     let table = json(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/matching.json"));
     let cases = table["cases"].as_array().unwrap();
     assert!(cases.len() > 30);
@@ -94,6 +95,7 @@ fn targets(model: &str, target_modules: TargetModules) -> (Vec<String>, TargetMo
 
 #[test]
 fn all_linear_takes_experts_and_never_the_router_or_the_head() {
+    let _alone = alone();
     let attention = ["k_proj", "o_proj", "q_proj", "v_proj"];
     let dense = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"];
     let sparse = ["k_proj", "o_proj", "q_proj", "v_proj", "w1", "w2", "w3"];
@@ -112,6 +114,7 @@ fn all_linear_takes_experts_and_never_the_router_or_the_head() {
 
 #[test]
 fn the_router_is_targeted_only_by_name() {
+    let _alone = alone();
     let (leaves, _) = targets("mixtral", TargetModules::list(["gate"]));
     assert_eq!(leaves, ["gate"]);
     let (leaves, _) = targets("llama-gqa", TargetModules::list(["gate_proj"]));

@@ -9,7 +9,7 @@ use ferrotune_nn::{
 };
 use tch::{Kind, Tensor};
 
-use crate::support::{LOGITS, Model, golden, ids, json, largest, logits, norm_relative, shake};
+use crate::support::{alone, LOGITS, Model, golden, ids, json, largest, logits, norm_relative, shake};
 
 /// One product and one sum in 32 bits.
 const MERGED: f64 = 1e-6;
@@ -46,6 +46,7 @@ fn by_either_name(source: &Checkpoint, name: &str) -> Tensor {
 
 #[test]
 fn merged_checkpoints_equal_pefts() {
+    let _alone = alone();
     let facts = json(&golden().join("training/training.json"));
     for (name, model) in [
         ("llama-attention", "llama-gqa"),
@@ -142,6 +143,7 @@ fn options() -> Vec<(&'static str, LoraConfig)> {
 
 #[test]
 fn merged_equals_forward_for_every_option_and_unmerged_equals_the_base() {
+    let _alone = alone();
     for (seed, (name, config)) in (40..).zip(options()) {
         let model = Model::open(name);
         let (adapted, adapter) = model.fresh(config.clone());
@@ -174,6 +176,7 @@ fn merged_equals_forward_for_every_option_and_unmerged_equals_the_base() {
 
 #[test]
 fn a_tied_model_gets_a_head_of_its_own() {
+    let _alone = alone();
     for saved in ["lm_head", "embed_tokens"] {
         let config = LoraConfig { modules_to_save: vec![saved.into()], ..LoraConfig::default() };
         assert!(Model::open("llama-tied").tied());
@@ -200,6 +203,7 @@ fn a_tied_model_gets_a_head_of_its_own() {
 
 #[test]
 fn a_16_bit_base_is_rounded_once() {
+    let _alone = alone();
     let model = Model::open("llama-bf16");
     let (_, adapter) = model.fresh(LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() });
     shake(&adapter, 61);
@@ -221,6 +225,7 @@ fn a_16_bit_base_is_rounded_once() {
 /// Pitfall of the stacked layout: A is expert-major and B rank-major. The expected numbers are written out by index.
 #[test]
 fn stacked_factors_are_read_expert_major_in_a_and_rank_major_in_b() {
+    let _alone = alone();
     let name = "mixtral-flat";
     let weights = AdapterWeights::open(&golden().join("adapters").join(name)).unwrap();
     let (experts, rank, scaling) = (4usize, 2usize, 2.0);

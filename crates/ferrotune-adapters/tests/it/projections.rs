@@ -8,7 +8,7 @@ use ferrotune_nn::{
 use ferrotune_torch::backward;
 use tch::{Device, Kind, Tensor};
 
-use crate::support::{Model, ids, largest, logits, shake};
+use crate::support::{alone, Model, ids, largest, logits, shake};
 
 fn all_linear() -> LoraConfig {
     LoraConfig { target_modules: TargetModules::AllLinear, ..LoraConfig::default() }
@@ -16,6 +16,7 @@ fn all_linear() -> LoraConfig {
 
 #[test]
 fn zero_initialised_lora_equals_base() {
+    let _alone = alone();
     let named = |names: &[&str]| TargetModules::list(names.iter().copied());
     let cases = [
         ("llama-gqa", all_linear()),
@@ -60,6 +61,7 @@ fn zero_initialised_lora_equals_base() {
 
 #[test]
 fn dropout_acts_in_training_and_never_in_evaluation() {
+    let _alone = alone();
     let model = Model::open("mixtral");
     let (plain, adapter) = model.fresh(all_linear());
     shake(&adapter, 2);
@@ -97,6 +99,7 @@ fn named<'a>(adapter: &'a LoraAdapter, suffix: &str) -> &'a Tensor {
 
 #[test]
 fn fresh_factors_have_the_documented_distributions() {
+    let _alone = alone();
     let model = Model::open("llama-gqa");
     let start = |init: Init| {
         tch::manual_seed(11);
@@ -206,6 +209,7 @@ pub(crate) fn check_gradients(leaves: &[(String, Tensor)], value: impl Fn() -> T
 
 #[test]
 fn gradients_equal_finite_differences() {
+    let _alone = alone();
     tch::manual_seed(5);
     for config in [
         LoraConfig { r: 3, lora_alpha: 5.0, ..LoraConfig::default() },
@@ -226,6 +230,7 @@ fn gradients_equal_finite_differences() {
 
 #[test]
 fn under_16_bit_models_the_sum_is_rounded_once() {
+    let _alone = alone();
     tch::manual_seed(7);
     let config = LoraConfig { r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
     let (projection, adapter, weight) = single(config, Dims::new(24, 16), Kind::BFloat16, Kind::Float);
@@ -245,10 +250,11 @@ fn under_16_bit_models_the_sum_is_rounded_once() {
 
 #[test]
 fn what_trains_is_named_counted_and_in_the_order_of_the_model() {
+    let _alone = alone();
     let config = LoraConfig {
         r: 4,
         target_modules: TargetModules::list(["q_proj", "v_proj"]),
-        modules_to_save: vec!["norm".into()],
+        modules_to_save: vec!["model.norm".into()],
         bias: Bias::LoraOnly,
         ..LoraConfig::default()
     };

@@ -1,6 +1,9 @@
 //! Golden models and adapters, and how far apart two tensors are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Untied};
 use ferrotune_llama2::Llama2;
@@ -162,4 +165,11 @@ pub(crate) fn shake(adapter: &LoraAdapter, seed: i64) {
             let _ = tensor.g_add_(&noise);
         }
     });
+}
+
+/// Keeps other tests from drawing random numbers meanwhile: libtorch's generator is one for the whole process.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing here that another could trip over.
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -84,10 +84,7 @@ impl Cutter {
                     with(c.encode_utf8(&mut bytes).as_bytes());
                 }
             }
-            Tokenizer::V13a => {
-                let spaced = space_13a(text, &mut buffers.bytes);
-                for_each_word(spaced, with);
-            }
+            Tokenizer::V13a => for_each_token_13a(text, &mut buffers.bytes, with),
             Tokenizer::International => {
                 let spaced = self.space_international(text, &mut buffers.text);
                 python_text::split(spaced).for_each(|token| with(token.as_bytes()));
@@ -133,18 +130,78 @@ impl Cutter {
     }
 }
 
-/// The substitutions of mteval-v13a. They look at ASCII only, so they run on bytes: a byte of a longer character is
-/// neither digit nor mark, and counts as a non-digit neighbour just as its character would.
-fn space_13a<'b>(text: &str, [a, b]: &'b mut [Vec<u8>; 2]) -> &'b [u8] {
+/// mteval-v13a, chunk by chunk between ASCII whitespace. Its substitutions look at a character and its neighbour, and
+/// whitespace is no digit and no mark, so a chunk's tokens do not depend on what stands around it.
+fn for_each_token_13a(text: &str, buffers: &mut [Vec<u8>; 2], mut with: impl FnMut(&[u8])) {
     let text = unescape(text);
+    let mut rest = text.as_bytes();
+    while let Some(start) = rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Space) {
+        rest = &rest[start..];
+        let plain = rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Plain).unwrap_or(rest.len());
+        let after = rest.get(plain + 1).copied().unwrap_or(b' ');
+        match rest.get(plain).copied().unwrap_or(b' ') {
+            next if CLASS[usize::from(next)] == Class::Space => {
+                for_each_word(&rest[..plain], &mut with);
+                rest = &rest[plain..];
+            }
+            // A single mark at the end of a word is split off, whether a digit precedes it or not.
+            b'.' | b',' if CLASS[usize::from(after)] == Class::Space => {
+                for_each_word(&rest[..plain], &mut with);
+                with(&rest[plain..=plain]);
+                rest = &rest[plain + 1..];
+            }
+            _ => {
+                let is_space = |&byte: &u8| CLASS[usize::from(byte)] == Class::Space;
+                let end = rest.iter().position(is_space).unwrap_or(rest.len());
+                for_each_word(space_13a(&rest[..end], buffers), &mut with);
+                rest = &rest[end..];
+            }
+        }
+    }
+}
+
+/// What a byte can do to a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Ends it.
+    Space,
+    /// Takes part in a substitution.
+    Mark,
+    /// Nothing: letters, digits, the apostrophe, all bytes of longer characters.
+    Plain,
+}
+
+const CLASS: [Class; 256] = {
+    let mut class = [Class::Plain; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        class[byte] = match byte as u8 {
+            0x09..=0x0d | 0x1c..=0x20 => Class::Space,
+            b'.' | b',' | b'-' => Class::Mark,
+            byte if is_always_apart(byte) => Class::Mark,
+            _ => Class::Plain,
+        };
+        byte += 1;
+    }
+    class
+};
+
+/// The marks that are tokens of their own wherever they stand.
+const fn is_always_apart(byte: u8) -> bool {
+    matches!(byte, b'{'..=b'~' | b'['..=b'`' | b' '..=b'&' | b'('..=b'+' | b':'..=b'@' | b'/')
+}
+
+/// The substitutions, each over the whole chunk and without overlap, as regular expressions do it. They look at ASCII
+/// only, so they run on bytes: a byte of a longer character is neither digit nor mark, and counts as a non-digit
+/// neighbour just as its character would.
+fn space_13a<'b>(chunk: &[u8], [a, b]: &'b mut [Vec<u8>; 2]) -> &'b [u8] {
     a.clear();
     a.push(b' ');
-    for &byte in text.as_bytes() {
-        match byte {
-            b'{'..=b'~' | b'['..=b'`' | b' '..=b'&' | b'('..=b'+' | b':'..=b'@' | b'/' => {
-                a.extend([b' ', byte, b' ']);
-            }
-            _ => a.push(byte),
+    for &byte in chunk {
+        if is_always_apart(byte) {
+            a.extend([b' ', byte, b' ']);
+        } else {
+            a.push(byte);
         }
     }
     a.push(b' ');
@@ -187,40 +244,29 @@ fn space_13a<'b>(text: &str, [a, b]: &'b mut [Vec<u8>; 2]) -> &'b [u8] {
     b
 }
 
-/// What comes before the substitutions: removals, joined lines and four entities, in mteval's order.
+/// What comes before the substitutions: removals, joined lines and four entities, in mteval's order. mteval also turns
+/// line breaks into spaces, which changes no token.
 fn unescape(text: &str) -> Cow<'_, str> {
+    const REMOVED: [(&str, &str); 2] = [("<skipped>", ""), ("-\n", "")];
+    const ENTITIES: [(&str, &str); 4] = [("&quot;", "\""), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")];
+    // No removal makes an ampersand, so one look decides about all four entities.
+    let entities = if text.contains('&') { &ENTITIES[..] } else { &[] };
     let mut text = Cow::Borrowed(text);
-    let mut replace = |from: &str, to: &str| {
+    for (from, to) in REMOVED.iter().chain(entities) {
         if text.contains(from) {
             text = Cow::Owned(text.replace(from, to));
         }
-    };
-    replace("<skipped>", "");
-    replace("-\n", "");
-    replace("\n", " ");
-    replace("&quot;", "\"");
-    replace("&amp;", "&");
-    replace("&lt;", "<");
-    replace("&gt;", ">");
+    }
     text
 }
 
 /// `str.split()` over bytes of UTF-8; the text is decoded only where it is not ASCII.
-fn for_each_word(bytes: &[u8], mut with: impl FnMut(&[u8])) {
-    let mut rest = bytes;
-    let ascii_space =
-        |byte: u8| byte == b' ' || (0x09..=0x0d).contains(&byte) || (0x1c..=0x1f).contains(&byte);
-    while !rest.is_empty() {
-        let end = rest.iter().position(|&byte| ascii_space(byte)).unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        if word.is_ascii() {
-            if !word.is_empty() {
-                with(word);
-            }
-        } else if let Ok(word) = str::from_utf8(word) {
-            python_text::split(word).for_each(|word| with(word.as_bytes()));
-        }
-        rest = after.get(1..).unwrap_or_default();
+fn for_each_word(bytes: &[u8], with: &mut impl FnMut(&[u8])) {
+    if bytes.is_ascii() {
+        let is_space = |&byte: &u8| CLASS[usize::from(byte)] == Class::Space;
+        bytes.split(is_space).filter(|word| !word.is_empty()).for_each(with);
+    } else if let Ok(text) = str::from_utf8(bytes) {
+        python_text::split(text).for_each(|word| with(word.as_bytes()));
     }
 }
 

@@ -63,11 +63,8 @@ impl JsonLog {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(Error::io("open", path))?;
+        let file =
+            OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -75,7 +72,8 @@ impl JsonLog {
     fn cut_back(&mut self, step: u64) -> Result<()> {
         let text = fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
         let mut kept = 0;
-        for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
+        for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'))
+        {
             let Ok(stepped) = serde_json::from_str::<Stepped>(line) else {
                 return Err(Error::DamagedLog {
                     path: self.path.clone(),
@@ -112,12 +110,9 @@ impl Listener for JsonLog {
                 grad_norm: row.grad_norm,
                 learning_rate: row.learning_rate,
             }),
-            Event::Evaluated { row, perplexity } => self.write(&Line::Eval {
-                step: row.step,
-                epoch: row.epoch,
-                loss: row.eval_loss,
-                perplexity,
-            }),
+            Event::Evaluated { row, perplexity } => {
+                self.write(&Line::Eval { step: row.step, epoch: row.epoch, loss: row.eval_loss, perplexity })
+            }
             Event::CheckpointBegun { .. } | Event::Finished { .. } => {
                 Ok(self.file.sync_data().map_err(Error::io("write", &self.path))?)
             }

@@ -75,10 +75,10 @@ impl Listener for Progress {
             Event::Started { step, plan } => self.start(step, plan)?,
             Event::Estimated(estimate) => {
                 let remaining = Duration::try_from_secs_f64(estimate.remaining_seconds).unwrap_or_default();
-                let memory =
-                    estimate.peak_device_bytes.or(estimate.peak_rss_bytes).map_or_else(String::new, |bytes| {
-                        format!(", {} of memory so far", HumanBytes(bytes))
-                    });
+                let memory = estimate
+                    .peak_device_bytes
+                    .or(estimate.peak_rss_bytes)
+                    .map_or_else(String::new, |bytes| format!(", {} of memory so far", HumanBytes(bytes)));
                 self.line(&format!(
                     "{:.3} s per step, about {} to go{memory}",
                     estimate.seconds_per_step,

@@ -82,11 +82,8 @@ impl TensorBoard {
         let path = files.pop().unwrap_or_else(|| {
             self.folder.join(format!("events.out{MARK}{:010}.ferrotune", wall_time().trunc() as u64))
         });
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
+        let file =
+            OpenOptions::new().append(true).create(true).open(&path).map_err(Error::io("open", &path))?;
         let empty = file.metadata().map_err(Error::io("read", &path))?.len() == 0;
         self.open = Some((path, file));
         if empty { self.write(0, Some(VERSION.to_owned()), Vec::new()) } else { Ok(()) }

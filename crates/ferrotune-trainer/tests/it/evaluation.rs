@@ -8,13 +8,15 @@ use ferrotune_trainer::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::tiny::{DropoutLlama, HIDDEN, Tiny, Twist, VOCABULARY, bits, in_order, samples, settings};
+use crate::tiny::{DropoutLlama, HIDDEN, Tiny, Twist, VOCABULARY, alone, bits, in_order, samples, settings};
 
 #[test]
 fn a_model_that_knows_nothing_has_the_loss_of_chance() {
+    let _alone = alone();
     let zero = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
     let (h, v) = (HIDDEN, VOCABULARY);
-    let (model, _) = Tiny::from_tensors([zero(&[v, h]), zero(&[h, h]), zero(&[h]), zero(&[h]), zero(&[v, h])]);
+    let (model, _) =
+        Tiny::from_tensors([zero(&[v, h]), zero(&[h, h]), zero(&[h]), zero(&[h]), zero(&[v, h])]);
     let (samples, plan) = (samples(5), in_order(5, 2));
     let evaluation = evaluate(&model, &Dataset::new(&samples, &plan), &mut |_, _| Ok(())).unwrap();
     // Eleven equally likely tokens.
@@ -27,13 +29,15 @@ fn a_model_that_knows_nothing_has_the_loss_of_chance() {
 
 #[test]
 fn the_loss_weights_tokens_and_the_other_one_samples() {
+    let _alone = alone();
     let (model, _) = Tiny::new(Twist::None);
     let samples = samples(3);
     let loss = |batches: Vec<Vec<usize>>, samples: &[_]| {
         let plan = move |_| Ok::<_, BoxError>(batches.clone());
         evaluate(&model, &Dataset::new(samples, &plan), &mut |_, _| Ok(())).unwrap()
     };
-    let alone: Vec<_> = samples.iter().map(|sample| loss(vec![vec![0]], std::slice::from_ref(sample))).collect();
+    let alone: Vec<_> =
+        samples.iter().map(|sample| loss(vec![vec![0]], std::slice::from_ref(sample))).collect();
     let together = loss(vec![vec![0, 1], vec![2]], &samples);
     let tokens = |index: usize| alone[index].supervised_tokens as f64;
     let sum = |index: usize| alone[index].loss * tokens(index);
@@ -48,6 +52,7 @@ fn the_loss_weights_tokens_and_the_other_one_samples() {
 
 #[test]
 fn evaluating_draws_nothing_and_leaves_training_as_it_was() {
+    let _alone = alone();
     let run = |eval_steps| {
         let (model, parameters) = DropoutLlama::new(5, 0.2);
         let (training, plan) = (samples(6), in_order(6, 2));
@@ -73,6 +78,7 @@ fn evaluating_draws_nothing_and_leaves_training_as_it_was() {
 
 #[test]
 fn evaluations_follow_epochs_or_steps_and_always_the_end() {
+    let _alone = alone();
     #[derive(Default)]
     struct Steps(Vec<u64>);
     impl Listener for Steps {
@@ -106,6 +112,7 @@ fn evaluations_follow_epochs_or_steps_and_always_the_end() {
 
 #[test]
 fn a_validation_plan_must_hold_each_sample_once() {
+    let _alone = alone();
     let (model, parameters) = Tiny::new(Twist::None);
     let (training, plan) = (samples(4), in_order(4, 2));
     for (batches, problem) in [

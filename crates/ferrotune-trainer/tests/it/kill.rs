@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 
 use ferrotune_core::BoxError;
 use ferrotune_trainer::{
-    Dataset, Existing, TrainerState, Trainer, TrainingConfig, checkpoints,
+    Dataset, Event, Existing, Listener, Trainer, TrainerState, TrainingConfig, checkpoints,
     listeners::{JsonLog, TensorBoard},
     prepare_output,
 };
@@ -33,13 +33,25 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn config() -> TrainingConfig {
     TrainingConfig {
-        epochs: 3.0,
+        epochs: 5.0,
         gradient_accumulation: 2,
         warmup_ratio: 0.1,
         eval_steps: Some(7),
         save_steps: Some(2),
         save_total_limit: Some(2),
         ..settings()
+    }
+}
+
+/// Appends a byte per step to a file beside the run, for the parent to see.
+struct Steps(PathBuf);
+
+impl Listener for Steps {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), BoxError> {
+        if let Event::Stepped(_) = event {
+            fs::OpenOptions::new().append(true).create(true).open(&self.0)?.write_all(b".")?;
+        }
+        Ok(())
     }
 }
 
@@ -56,6 +68,7 @@ fn child_of_the_kill_test() {
     let (validation, held_out) = (crate::tiny::samples(6), in_order(6, 2));
     let mut log = JsonLog::new(&folder.join("log.jsonl")).unwrap();
     let mut board = TensorBoard::new(&folder.join("runs")).unwrap();
+    let mut steps = Steps(folder.with_extension("steps"));
     // A slow file, so that many kills fall into the middle of a checkpoint.
     let export = |folder: &Path| -> Result<(), BoxError> {
         let mut file = fs::File::create(folder.join("adapter.bin"))?;
@@ -73,6 +86,7 @@ fn child_of_the_kill_test() {
         .with_export(&export)
         .with_listener(&mut log)
         .with_listener(&mut board)
+        .with_listener(&mut steps)
         .run(resume)
         .unwrap();
 }
@@ -123,19 +137,15 @@ fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
 
     let mut random = StdRng::seed_from_u64(SEED);
     println!("seed {SEED}");
-    let log = broken.path().join("log.jsonl");
-    let lines = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    let steps_file = broken.path().with_extension("steps");
+    let steps = || fs::read(&steps_file).map_or(0, |steps| steps.len());
     let (mut kills, mut while_writing, mut last_epoch) = (0, 0, 0.0);
     while kills < KILLS {
+        fs::write(&steps_file, "").unwrap();
         let mut child = child(broken.path());
-        // The child cuts the log back before it goes on, so the last complete checkpoint says where it begins.
-        let begin = checkpoints(broken.path()).unwrap().pop().map_or(0, |(step, _)| step) as usize;
-        let steps = random.random_range(2..=6);
+        let wanted = random.random_range(5..=8);
         let pause = Duration::from_micros(random.random_range(0..15_000));
-        sleep(Duration::from_millis(50));
-        let alive = wait_until(&mut child, || (begin + 1..=begin + steps + 4).contains(&lines()));
-        let target = begin + steps;
-        let alive = alive && wait_until(&mut child, || lines() >= target);
+        let alive = wait_until(&mut child, || steps() >= wanted);
         let alive = alive && (kills % 2 == 0 || wait_until(&mut child, || incomplete(broken.path())));
         assert!(alive, "the run ended after {kills} kills; it must be longer");
         sleep(pause);
@@ -152,14 +162,16 @@ fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
     assert!(while_writing >= 3 && last_epoch > 1.0, "{while_writing} {last_epoch}");
 
     assert!(child(broken.path()).wait().unwrap().success());
+    for folder in [whole.path(), broken.path()] {
+        fs::remove_file(folder.with_extension("steps")).unwrap();
+    }
     let [whole, broken] = [whole.path(), broken.path()];
-    let steps = |folder: &Path| {
-        checkpoints(folder).unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>()
-    };
-    assert_eq!(steps(whole), [58, 60]);
-    assert_eq!(steps(broken), [58, 60]);
+    let steps =
+        |folder: &Path| checkpoints(folder).unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>();
+    assert_eq!(steps(whole), [98, 100]);
+    assert_eq!(steps(broken), [98, 100]);
     // Weights, moments, counts and generator.
-    for checkpoint in ["checkpoint-58", "checkpoint-60"] {
+    for checkpoint in ["checkpoint-98", "checkpoint-100"] {
         let read = |folder: &Path| fs::read(folder.join(checkpoint).join("run.safetensors")).unwrap();
         assert!(read(whole) == read(broken), "{checkpoint} differs");
     }

@@ -8,7 +8,7 @@ use ferrotune_trainer::{
 };
 use serde_json::{Value, json};
 
-use crate::tiny::{Tiny, Twist, in_order, samples, settings};
+use crate::tiny::{Tiny, Twist, alone, in_order, samples, settings};
 
 /// CRC-32C bit by bit, from its polynomial (reflected), masked as record files mask it.
 fn masked_crc(bytes: &[u8]) -> u32 {
@@ -74,7 +74,7 @@ fn records(path: &Path) -> Vec<Vec<u8>> {
 }
 
 /// All scalars of the event files in a folder: step, tag, bits of the value.
-pub fn scalars(folder: &Path) -> Vec<(u64, String, u32)> {
+pub(crate) fn scalars(folder: &Path) -> Vec<(u64, String, u32)> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut found = Vec::new();
@@ -106,6 +106,7 @@ fn the_checksum_is_the_published_one() {
 
 #[test]
 fn logs_hold_what_the_history_holds() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (model, parameters) = Tiny::new(Twist::Auxiliary(0.1));
     let (samples, plan) = (samples(12), in_order(12, 2));
@@ -143,8 +144,10 @@ fn logs_hold_what_the_history_holds() {
                 );
             }
             LogRow::Evaluation(row) => {
-                lines.push(json!({"event": "eval", "step": row.step, "epoch": row.epoch, "loss": row.eval_loss,
-                    "perplexity": row.eval_loss.exp()}));
+                lines.push(
+                    json!({"event": "eval", "step": row.step, "epoch": row.epoch, "loss": row.eval_loss,
+                    "perplexity": row.eval_loss.exp()}),
+                );
                 values.extend(
                     [("eval/loss", row.eval_loss), ("eval/perplexity", row.eval_loss.exp())]
                         .map(|(tag, value)| (row.step, tag.to_owned(), (value as f32).to_bits())),
@@ -163,6 +166,7 @@ fn logs_hold_what_the_history_holds() {
 /// A run over existing logs, whose last line and last record were being written when their process died.
 #[test]
 fn a_torn_end_is_cut_off_and_damage_before_it_is_refused() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let run = || {
         let (model, parameters) = Tiny::new(Twist::None);

@@ -8,7 +8,7 @@ use ferrotune_trainer::{
     checkpoints, prepare_output,
 };
 
-use crate::tiny::{Tiny, Twist, in_order, samples, settings};
+use crate::tiny::{Tiny, Twist, alone, in_order, samples, settings};
 
 fn run(
     folder: &Path,
@@ -34,6 +34,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 fn an_existing_run_is_refused_resumed_or_replaced_as_asked() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/run");
     assert_eq!(prepare_output(&path, Existing::Refuse).unwrap(), Resume::No);
@@ -61,6 +62,7 @@ fn an_existing_run_is_refused_resumed_or_replaced_as_asked() {
 
 #[test]
 fn a_checkpoint_holds_its_own_files_and_the_export() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let config = TrainingConfig { save_steps: Some(4), ..settings() };
     let export = |folder: &Path| {
@@ -80,6 +82,7 @@ fn a_checkpoint_holds_its_own_files_and_the_export() {
 
 #[test]
 fn rotation_keeps_the_newest() {
+    let _alone = alone();
     let left = |save_total_limit| {
         let folder = tempfile::tempdir().unwrap();
         let config = TrainingConfig { save_steps: Some(1), save_total_limit, ..settings() };
@@ -105,11 +108,16 @@ fn steps_are_ordered_as_numbers() {
 
 #[test]
 fn a_checkpoint_that_fails_leaves_the_earlier_ones_and_nothing_else() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let config = TrainingConfig { save_steps: Some(2), save_total_limit: Some(1), ..settings() };
     let export = |path: &Path| {
         fs::write(path.join("half.bin"), [0; 100])?;
-        if path.to_string_lossy().contains("checkpoint-4") { Err("no space left on device".into()) } else { Ok(()) }
+        if path.to_string_lossy().contains("checkpoint-4") {
+            Err("no space left on device".into())
+        } else {
+            Ok(())
+        }
     };
     let error = run(folder.path(), config, &export).unwrap_err();
     assert!(matches!(&error, Error::Port { port: "the export", step: 4, .. }), "{error}");
@@ -118,6 +126,7 @@ fn a_checkpoint_that_fails_leaves_the_earlier_ones_and_nothing_else() {
 
 #[test]
 fn what_a_run_needs_is_said_before_its_first_step() {
+    let _alone = alone();
     #[derive(Default)]
     struct Order(Vec<String>, u64, u64);
     impl Listener for Order {
@@ -128,7 +137,10 @@ fn what_a_run_needs_is_said_before_its_first_step() {
                 assert_eq!(plan.groups.iter().map(|group| group.tensors).collect::<Vec<_>>(), [3, 2]);
                 assert_eq!(plan.groups[0].weight_decay, 0.1);
                 assert_eq!(plan.groups[1].weight_decay, 0.0);
-                assert_eq!(plan.groups.iter().map(|group| group.elements).sum::<u64>(), plan.trainable_parameters);
+                assert_eq!(
+                    plan.groups.iter().map(|group| group.elements).sum::<u64>(),
+                    plan.trainable_parameters
+                );
                 (self.1, self.2) = (plan.checkpoint_bytes, plan.disk_bytes);
             }
             Ok(())
@@ -146,8 +158,20 @@ fn what_a_run_needs_is_said_before_its_first_step() {
         .run(Resume::No)
         .unwrap();
     let expected = [
-        "Started", "Stepped", "Stepped", "Stepped", "CheckpointBegun", "CheckpointWritten", "Stepped", "Estimated",
-        "Stepped", "Stepped", "Logged", "CheckpointBegun", "CheckpointWritten", "Finished",
+        "Started",
+        "Stepped",
+        "Stepped",
+        "Stepped",
+        "CheckpointBegun",
+        "CheckpointWritten",
+        "Stepped",
+        "Estimated",
+        "Stepped",
+        "Stepped",
+        "Logged",
+        "CheckpointBegun",
+        "CheckpointWritten",
+        "Finished",
     ];
     assert_eq!(order.0, expected);
     let scalars: u64 = parameters.elements();

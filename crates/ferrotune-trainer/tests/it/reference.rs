@@ -3,11 +3,13 @@
 use approx::assert_relative_eq;
 use ferrotune_core::{BoxError, Sample};
 use ferrotune_nn::{WeightSource as _, checkpoint::Checkpoint};
-use ferrotune_trainer::{Dataset, LogRow, Resume, Schedule, Scheduler, Trainer, TrainerState, TrainingConfig};
+use ferrotune_trainer::{
+    Dataset, LogRow, Resume, Schedule, Scheduler, Trainer, TrainerState, TrainingConfig,
+};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use crate::tiny::{Tiny, golden, values};
+use crate::tiny::{Tiny, alone, golden, values};
 
 /// One rounding of a product or a cosine in 64 bits.
 const SCHEDULE_TOLERANCE: f64 = 1e-15;
@@ -36,13 +38,17 @@ fn schedules_equal_transformers_at_every_step() {
         let schedule = Schedule { scheduler, learning_rate, warmup, total };
         for (step, rate) in (0..).zip(rates) {
             let ours = schedule.at(step);
-            assert!((ours - rate).abs() <= SCHEDULE_TOLERANCE * learning_rate, "{schedule:?} at {step}: {ours}");
+            assert!(
+                (ours - rate).abs() <= SCHEDULE_TOLERANCE * learning_rate,
+                "{schedule:?} at {step}: {ours}"
+            );
         }
     }
 }
 
 #[test]
 fn ten_steps_equal_torch_with_accumulation_clipping_and_decay_groups() {
+    let _alone = alone();
     #[derive(Deserialize)]
     struct Row {
         loss: f64,

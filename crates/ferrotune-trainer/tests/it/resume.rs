@@ -19,7 +19,9 @@ use tempfile::TempDir;
 
 use crate::{
     logs::scalars,
-    tiny::{DropoutLlama, HIDDEN, ROUTED, Tiny, Twist, bits, copy_folder, samples, settings, shuffled},
+    tiny::{
+        DropoutLlama, HIDDEN, ROUTED, Tiny, Twist, alone, bits, copy_folder, samples, settings, shuffled,
+    },
 };
 
 /// Two epochs of 4 steps (7 micro-batches, so the last window of an epoch is short), with everything that has a state.
@@ -120,6 +122,7 @@ fn check_every_cut(model: impl Fn(u64) -> (Box<dyn CausalLm>, Parameters), sampl
 
 #[test]
 fn a_decoder_with_dropout_resumes_bit_for_bit_after_any_step() {
+    let _alone = alone();
     let model = |seed| {
         let (model, parameters) = DropoutLlama::new(seed, 0.1);
         (Box::new(model) as Box<dyn CausalLm>, parameters)
@@ -129,6 +132,7 @@ fn a_decoder_with_dropout_resumes_bit_for_bit_after_any_step() {
 
 #[test]
 fn a_rarely_routed_expert_resumes_bit_for_bit_after_any_step() {
+    let _alone = alone();
     let mut samples = samples(13);
     samples[4].ids[1] = ROUTED as u32;
     samples[4].supervised.fill(true);
@@ -161,13 +165,17 @@ fn refusal(
 
 #[test]
 fn another_run_is_refused_by_name() {
+    let _alone = alone();
     let says = |message: String, words: &[&str]| {
         for word in words {
             assert!(message.contains(word), "{message}");
         }
     };
     let other = TrainingConfig { learning_rate: 2e-2, ..config() };
-    says(refusal(other, &samples(13), |_| {}), &["checkpoint-8", "setting `learning_rate` was 0.01", "now 0.02"]);
+    says(
+        refusal(other, &samples(13), |_| {}),
+        &["checkpoint-8", "setting `learning_rate` was 0.01", "now 0.02"],
+    );
     let other = TrainingConfig { max_steps: Some(20), ..config() };
     says(refusal(other, &samples(13), |_| {}), &["setting `max_steps` was null and is now 20"]);
     let mut other = samples(13);
@@ -181,8 +189,14 @@ fn another_run_is_refused_by_name() {
             fs::write(&path, text.replacen(from, to, 1)).unwrap();
         }
     };
-    says(refusal(config(), &samples(13), edit("\"mix\"", "\"lora\"")), &["trainable tensor 1", "`lora`", "`mix`"]);
-    says(refusal(config(), &samples(13), edit("\"tiny\"", "\"huge\"")), &["base model was huge and is now tiny"]);
+    says(
+        refusal(config(), &samples(13), edit("\"mix\"", "\"lora\"")),
+        &["trainable tensor 1", "`lora`", "`mix`"],
+    );
+    says(
+        refusal(config(), &samples(13), edit("\"tiny\"", "\"huge\"")),
+        &["base model was huge and is now tiny"],
+    );
     says(refusal(config(), &samples(13), edit("\"format\": 1", "\"format\": 2")), &["format 2, expected 1"]);
     says(refusal(config(), &samples(13), edit("\"plan\": \"", "\"plan\": \"0")), &["batch plan of epoch 1"]);
     says(refusal(config(), &samples(13), edit("{", "")), &["run.json", "damaged"]);
@@ -196,6 +210,7 @@ fn another_run_is_refused_by_name() {
 
 #[test]
 fn how_often_checkpoints_are_written_may_change() {
+    let _alone = alone();
     let run = folder();
     let (model, parameters) = Tiny::new(Twist::None);
     run_in(run.path(), config(), (&model, &parameters), &samples(13), Resume::No).unwrap();

@@ -6,7 +6,9 @@ use ferrotune_torch::SharedTensor;
 use ferrotune_trainer::{Dataset, Finished, LogRow, Resume, Trainer, TrainingConfig, TrainingRow};
 use tch::Tensor;
 
-use crate::tiny::{DropoutLlama, HIDDEN, ROUTED, Tiny, Twist, bits, in_order, samples, settings, values};
+use crate::tiny::{
+    DropoutLlama, HIDDEN, ROUTED, Tiny, Twist, alone, bits, in_order, samples, settings, values,
+};
 
 /// Sums in another order, in single precision.
 const ORDER_TOLERANCE: f32 = 2e-6;
@@ -55,16 +57,19 @@ fn check_that_the_split_does_not_matter(twist: impl Fn() -> Twist) {
 
 #[test]
 fn accumulating_two_batches_of_two_equals_one_batch_of_four() {
+    let _alone = alone();
     check_that_the_split_does_not_matter(|| Twist::None);
 }
 
 #[test]
 fn the_auxiliary_loss_is_weighted_by_its_share_of_tokens() {
+    let _alone = alone();
     check_that_the_split_does_not_matter(|| Twist::Auxiliary(0.5));
 }
 
 #[test]
 fn the_auxiliary_loss_reaches_the_gradients_and_stays_out_of_the_loss() {
+    let _alone = alone();
     let (without, plain) = trained(settings(), Twist::None, 4);
     let (with, finished) = trained(settings(), Twist::Auxiliary(0.5), 4);
     assert_ne!(without, with);
@@ -75,6 +80,7 @@ fn the_auxiliary_loss_reaches_the_gradients_and_stays_out_of_the_loss() {
 
 #[test]
 fn a_sample_that_supervises_nothing_changes_nothing_but_the_count_of_tokens() {
+    let _alone = alone();
     let config = TrainingConfig { batch_size: 1, gradient_accumulation: 2, ..settings() };
     let run = |silent: bool| {
         let (model, parameters) = Tiny::new(Twist::None);
@@ -98,6 +104,7 @@ fn a_sample_that_supervises_nothing_changes_nothing_but_the_count_of_tokens() {
 
 #[test]
 fn a_gradient_below_the_limit_is_left_alone_and_0_never_clips() {
+    let _alone = alone();
     let clipped = |limit| trained(TrainingConfig { max_grad_norm: limit, ..settings() }, Twist::None, 6).0;
     assert_eq!(clipped(0.0), clipped(1e9));
     assert_ne!(clipped(0.0), clipped(0.01));
@@ -105,7 +112,9 @@ fn a_gradient_below_the_limit_is_left_alone_and_0_never_clips() {
 
 #[test]
 fn an_expert_without_tokens_keeps_its_weights_until_one_reaches_it() {
-    let expert = || SharedTensor::from(Tensor::from_slice(&[0.25f32; HIDDEN as usize]).set_requires_grad(true));
+    let _alone = alone();
+    let expert =
+        || SharedTensor::from(Tensor::from_slice(&[0.25f32; HIDDEN as usize]).set_requires_grad(true));
     let last = |routed: bool| {
         let (model, parameters) = Tiny::new(Twist::Expert(expert()));
         let mut samples = samples(4);
@@ -126,6 +135,7 @@ fn an_expert_without_tokens_keeps_its_weights_until_one_reaches_it() {
 
 #[test]
 fn recomputing_blocks_gives_the_same_weights() {
+    let _alone = alone();
     let run = |gradient_checkpointing| {
         let (model, parameters) = DropoutLlama::new(3, 0.2);
         let (samples, plan) = (samples(8), in_order(8, 2));
@@ -143,6 +153,7 @@ fn recomputing_blocks_gives_the_same_weights() {
 
 #[test]
 fn equal_seeds_give_equal_runs_and_other_seeds_other_dropout() {
+    let _alone = alone();
     let run = |seed| {
         let (model, parameters) = DropoutLlama::new(3, 0.2);
         let (samples, plan) = (samples(8), in_order(8, 2));

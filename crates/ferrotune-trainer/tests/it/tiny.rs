@@ -1,6 +1,9 @@
 //! Two small models and their samples.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use ferrotune_core::{BoxError, Sample};
 use ferrotune_llama2::{Config, Llama2};
@@ -12,26 +15,33 @@ use ferrotune_torch::{SharedTensor, generator};
 use ferrotune_trainer::TrainingConfig;
 use tch::{Device, Kind, Tensor};
 
-pub const VOCABULARY: i64 = 11;
-pub const HIDDEN: i64 = 6;
+/// Held by each test that trains: the generators are the process's, and every run seeds them.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed while it held the lock has failed already.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) const VOCABULARY: i64 = 11;
+pub(crate) const HIDDEN: i64 = 6;
 
 /// The token that reaches the expert of [`Tiny`].
-pub const ROUTED: i64 = 10;
+pub(crate) const ROUTED: i64 = 10;
 
 /// `head · (norm ∘ tanh(mix · embed[id] + bias))`: a bigram model, small enough to be written twice.
 #[derive(Debug)]
-pub struct Tiny {
+pub(crate) struct Tiny {
     embed: SharedTensor,
     mix: SharedTensor,
     bias: SharedTensor,
     norm: SharedTensor,
     head: SharedTensor,
-    pub twist: Twist,
+    pub(crate) twist: Twist,
 }
 
 /// What is special about a [`Tiny`].
 #[derive(Debug, Default)]
-pub enum Twist {
+pub(crate) enum Twist {
     #[default]
     None,
     /// The bias takes no part.
@@ -46,12 +56,12 @@ pub enum Twist {
     SteepBias,
 }
 
-pub fn trained(name: &str, tensor: &SharedTensor, decay: Decay, gradient: Gradient) -> Trained {
+pub(crate) fn trained(name: &str, tensor: &SharedTensor, decay: Decay, gradient: Gradient) -> Trained {
     Trained { name: name.to_owned(), tensor: tensor.clone(), decay, gradient }
 }
 
 impl Tiny {
-    pub fn from_tensors([embed, mix, bias, norm, head]: [Tensor; 5]) -> (Self, Parameters) {
+    pub(crate) fn from_tensors([embed, mix, bias, norm, head]: [Tensor; 5]) -> (Self, Parameters) {
         let leaf = |tensor: Tensor| SharedTensor::from(tensor.detach().copy().set_requires_grad(true));
         let model = Self {
             embed: leaf(embed),
@@ -75,7 +85,7 @@ impl Tiny {
     }
 
     /// A model whose weights follow a formula, so that no generator is touched.
-    pub fn new(twist: Twist) -> (Self, Parameters) {
+    pub(crate) fn new(twist: Twist) -> (Self, Parameters) {
         let wave = |shape: &[i64], phase: f64| {
             let count: i64 = shape.iter().product();
             let places = Tensor::arange(count, (Kind::Float, Device::Cpu));
@@ -99,7 +109,7 @@ impl Tiny {
 
 impl CausalLm for Tiny {
     fn hidden(&self, tokens: &Tokens<'_>, _: Option<&mut KvCache>, _: &Pass) -> Result<Hidden> {
-        let x = self.embed.f_embedding(tokens.ids, -1, false, false)?; // [b, t, h]
+        let x = Tensor::f_embedding(&self.embed, tokens.ids, -1, false, false)?; // [b, t, h]
         let bias = match self.twist {
             Twist::CutBias => self.bias.f_detach()?,
             // sqrt(b - b) is 0 with a slope of infinity, and infinity times 0 is not a number.
@@ -154,14 +164,14 @@ impl CausalLm for Tiny {
 
 /// A real decoder of one block whose final states pass a dropout: something random in every training step.
 #[derive(Debug)]
-pub struct DropoutLlama {
+pub(crate) struct DropoutLlama {
     inner: Llama2,
     dropout: f64,
 }
 
 impl DropoutLlama {
     /// A model with fresh weights drawn from `seed`, all of them trainable.
-    pub fn new(seed: u64, dropout: f64) -> (Self, Parameters) {
+    pub(crate) fn new(seed: u64, dropout: f64) -> (Self, Parameters) {
         let fields = serde_json::json!({
             "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24,
             "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -211,7 +221,7 @@ impl CausalLm for DropoutLlama {
 }
 
 /// `count` samples of unequal lengths and prompts; ids follow a formula and stay below [`ROUTED`].
-pub fn samples(count: usize) -> Vec<Sample> {
+pub(crate) fn samples(count: usize) -> Vec<Sample> {
     (0..count)
         .map(|index| {
             let length = 3 + (5 * index) % 7;
@@ -223,18 +233,18 @@ pub fn samples(count: usize) -> Vec<Sample> {
 }
 
 /// Batches of `size` in the samples' order, the same in every epoch.
-pub fn in_order(count: usize, size: usize) -> impl Fn(u64) -> Result<Vec<Vec<usize>>, BoxError> {
+pub(crate) fn in_order(count: usize, size: usize) -> impl Fn(u64) -> Result<Vec<Vec<usize>>, BoxError> {
     move |_| Ok((0..count).collect::<Vec<_>>().chunks(size).map(<[usize]>::to_vec).collect())
 }
 
 /// Batches of `size` in an order of each epoch's own, from the crate that the examples use.
-pub fn shuffled(samples: &[Sample], size: usize) -> impl Fn(u64) -> Result<Vec<Vec<usize>>, BoxError> {
+pub(crate) fn shuffled(samples: &[Sample], size: usize) -> impl Fn(u64) -> Result<Vec<Vec<usize>>, BoxError> {
     let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
     move |epoch| Ok(ferrotune_data::batches(&lengths, size, 7, epoch, ferrotune_data::LastBatch::Keep)?)
 }
 
 /// Settings without warm-up whose steps are large enough to be seen.
-pub fn settings() -> TrainingConfig {
+pub(crate) fn settings() -> TrainingConfig {
     TrainingConfig {
         epochs: 1.0,
         batch_size: 2,
@@ -246,22 +256,22 @@ pub fn settings() -> TrainingConfig {
 }
 
 /// Values of all trainable tensors, in order.
-pub fn values(parameters: &Parameters) -> Vec<(String, Vec<f32>)> {
+pub(crate) fn values(parameters: &Parameters) -> Vec<(String, Vec<f32>)> {
     let value = |trained: &Trained| Vec::<f32>::try_from(&trained.tensor.detach().reshape([-1])).unwrap();
     parameters.iter().map(|trained| (trained.name.clone(), value(trained))).collect()
 }
 
 /// The same as bits, so that 0 and -0 differ and a test that compares them means it.
-pub fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
+pub(crate) fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
     values(parameters).into_iter().map(|(name, values)| (name, bits(values))).collect()
 }
 
-pub fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

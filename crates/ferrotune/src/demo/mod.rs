@@ -20,7 +20,7 @@
 //! What it does not show: statements and answers share their wording, so this is recall under a new form, not reasoning
 //! nor rephrasing, and says nothing about the size of the effect in real models.
 //!
-//! [`write`] makes the files; growing the weights is the study's part, with the settings of [`recipe`].
+//! [`write()`] makes the files; growing the weights is the study's part, with the settings of [`recipe`].
 
 mod models;
 mod questions;
@@ -48,7 +48,7 @@ pub use world::{Fact, Kind, LANDS, Owner, PERSONS, Relation, World};
 
 use crate::{Error, Result};
 
-/// Where [`write`] put everything.
+/// Where [`write()`] put everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// Pages to grow on: JSON Lines with the field `text`.

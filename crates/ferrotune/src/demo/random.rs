@@ -26,8 +26,8 @@ impl SplitMix64 {
     }
 
     /// One of `choices`, which must not be empty.
-    pub(super) fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len())]
+    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
     }
 
     /// Fisher and Yates' shuffle, from the end.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{random::SplitMix64, words};
 
-/// Lands in a world. With 60 and 60 owners a growing of 858 steps recalls every fact; with 100 and 100 the same
-/// steps recalled few of them.
+/// Lands in a world: with as many persons, what models of this size recall wholly after a minute of growing on two
+/// cores. A hundred of each took more than twice the steps.
 pub const LANDS: usize = 60;
 
 /// Persons in a world.
@@ -139,7 +139,7 @@ fn names(
     let mut names = Vec::with_capacity(count);
     while names.len() < count {
         let parts = [words::ONSETS, words::VOWELS, words::MIDDLES, endings];
-        let mut name: String = parts.iter().map(|choices| *random.pick(choices)).collect();
+        let mut name: String = parts.iter().map(|choices| random.pick(choices)).collect();
         name[..1].make_ascii_uppercase();
         if taken.insert(name.clone()) {
             names.push(name);

@@ -6,6 +6,8 @@ use super::number::decimal;
 
 /// Above this ratio of largest to smallest loss a linear axis flattens everything that matters.
 const LOGARITHMIC_FROM: f64 = 100.0;
+/// Free space above the largest loss, as a part of the range.
+const HEADROOM: f64 = 0.04;
 /// About as many intervals as labels of four digits leave room for on a telephone.
 const INTERVALS: f64 = 4.0;
 
@@ -30,7 +32,7 @@ pub struct Axis {
 pub(super) enum AxisKind {
     /// Whole numbers; the axis ends with the last of them.
     Counts,
-    /// Losses; the axis ends at a tick and becomes logarithmic where they span orders of magnitude.
+    /// Losses; the axis begins at a tick and becomes logarithmic where they span orders of magnitude.
     Losses,
 }
 
@@ -53,7 +55,7 @@ impl Axis {
         // A flat curve still needs an axis of some height.
         let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
         let step = nice_step(high - low);
-        let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+        let (low, high) = ((low / step).floor() * step, high + HEADROOM * (high - low));
         let exponent = step.log10().floor();
         let mut digits = (-exponent).max(0.0) as usize;
         // Steps of 0.25 and 2.5 need a digit more than their magnitude says.

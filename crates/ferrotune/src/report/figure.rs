@@ -60,7 +60,7 @@ pub(super) fn panels(results: &StudyResults, summary: &Summary) -> Vec<Panel> {
         }
         panels.push(Panel { title, svg: document.to_string() });
     }
-    for (i, model) in results.models.iter().enumerate() {
+    for (i, model) in results.models.iter().enumerate().filter(|(_, model)| !model.runs.is_empty()) {
         let has_validation = model.runs.iter().any(|run| !run.validation_curve.is_empty());
         let title = if has_validation {
             format!("{}: validation against training", model.name)

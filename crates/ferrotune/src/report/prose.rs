@@ -75,6 +75,10 @@ pub(super) fn overfitting(model: &ModelResults) -> String {
     if model.runs.iter().all(|run| run.validation_curve.is_empty()) {
         return "Whether it overfits is unknown: validation loss was not measured.".to_owned();
     }
+    let looked_at = model.runs.iter().all(|run| !run.validation_curve.is_empty());
+    if model.runs.len() > 1 && looked_at && model.runs.iter().all(|run| run.overfitting.is_none()) {
+        return format!("None of the runs overfits ({}).", seeds(model));
+    }
     let sentences: Vec<String> = model.runs.iter().map(overfitting_of_run).collect();
     sentences.join(" ")
 }
@@ -103,14 +107,17 @@ pub(super) fn duration(time: &Duration) -> String {
 
 /// What was measured for the report's first lines: models, seeds, time.
 pub(super) fn scope(results: &StudyResults, summary: &Summary) -> String {
-    let seeds: Vec<String> =
-        results.models.first().map_or(&[][..], |m| &m.runs).iter().map(|run| run.seed.to_string()).collect();
-    let seeds = match seeds.len() {
+    let seeds = results.models.first().map_or_else(|| "no model".to_owned(), seeds);
+    format!("Finished {} after {}; {seeds}.", results.finished, duration(&summary.duration))
+}
+
+fn seeds(model: &ModelResults) -> String {
+    let seeds: Vec<String> = model.runs.iter().map(|run| run.seed.to_string()).collect();
+    match seeds.len() {
         0 => "no fine-tuning run".to_owned(),
         1 => format!("seed {}", seeds[0]),
         _ => format!("seeds {}", seeds.join(", ")),
-    };
-    format!("Finished {} after {}; {seeds}.", results.finished, duration(&summary.duration))
+    }
 }
 
 fn overfitting_of_run(run: &RunResults) -> String {
@@ -154,11 +161,11 @@ fn change(model: &ModelResults, metric: &MetricSummary, confidence: u64) -> Opti
     let find = |records: &'_ [Record]| records.iter().find(|r| r.metric == metric.metric).cloned();
     let sample = |record: Option<Record>| match record {
         Some(Record { n_scored, ci95: Some([low, high]), .. }) => format!(
-            " (n = {n_scored}, {confidence}\u{a0}% interval {} to {})",
+            " (n\u{a0}=\u{a0}{n_scored}, {confidence}\u{a0}% interval {} to {})",
             decimal(low, METRIC),
             decimal(high, METRIC)
         ),
-        Some(record) => format!(" (n = {})", record.n_scored),
+        Some(record) => format!(" (n\u{a0}=\u{a0}{})", record.n_scored),
         None => String::new(),
     };
     let before = sample(find(&model.base));
@@ -189,6 +196,9 @@ fn verb(from: f64, to: f64, digits: usize) -> &'static str {
 fn over_seeds(spread: &Spread, digits: usize, unit: &str) -> String {
     if spread.runs < 2 {
         return String::new();
+    }
+    if spread.mean.is_infinite() {
+        return format!(" (mean of {} seeds)", spread.runs);
     }
     format!(
         " (mean of {} seeds, {} to {}{unit})",

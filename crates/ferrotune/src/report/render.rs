@@ -17,8 +17,8 @@ pub(super) fn markdown(view: &View) -> Result<String, ReportError> {
 
 fn render(name: &'static str, source: &'static str, view: &View) -> Result<String, ReportError> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
-    environment.set_syntax(syntax.build()?);
+    let mut syntax = SyntaxConfig::builder();
+    environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()?);
     // A misspelt field is an error and not an empty cell.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|name| {

@@ -200,6 +200,7 @@ fn legend(results: &StudyResults) -> Vec<LegendEntry<'_>> {
         .models
         .iter()
         .enumerate()
+        .filter(|(_, model)| !model.runs.is_empty())
         .map(|(i, model)| {
             let swatches = figure::swatches(i);
             let validated = model.runs.iter().any(|run| !run.validation_curve.is_empty());
@@ -235,7 +236,11 @@ fn loss_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<LossRow> {
             first: mean(&summary.first_validation_loss),
             lowest: mean(&summary.lowest_validation_loss),
             last: mean(&summary.validation_loss),
-            overfits: format!("{} of {} runs", summary.overfitting.runs, summary.runs),
+            overfits: if summary.lowest_validation_loss.is_some() {
+                format!("{} of {} runs", summary.overfitting.runs, summary.runs)
+            } else {
+                NOT_MEASURED.to_owned()
+            },
         });
     }
     rows

@@ -119,8 +119,7 @@ impl AdapterConfig {
 
 /// `target_modules` of a flag or file: several names are a list; a single one may be a word such as `all-linear` or a
 /// regular expression.
-#[must_use]
-pub fn parse_targets(names: &[String]) -> TargetModules {
+pub(crate) fn parse_targets(names: &[String]) -> TargetModules {
     match names {
         [single] if single.ends_with("all-linear") || single.contains(['*', '(', '[', '|', '\\', '^', '$']) => {
             TargetModules::parse(single)

@@ -5,7 +5,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ferrotune_adapters::{Lora, LoraAdapter};
+use ferrotune_adapters::LoraAdapter;
 use ferrotune_core::{Sample, Tokenize as _, digest};
 use ferrotune_data::{Prepared, Record as DataRecord, Split, Tokenizer, template};
 use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
@@ -21,7 +21,7 @@ use super::{
     RunResults, SplitCounts, Study, StudyResults, config::slug, environment,
 };
 use crate::{
-    Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Parts, Result, instructions, measure,
+    Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Parts, Result, Start, adapt, instructions, measure,
 };
 
 /// How many answers are shown side by side.
@@ -265,9 +265,9 @@ impl Bench<'_> {
         let run_folder = self.output.join(slug(&model.name)).join(format!("seed-{seed}"));
         std::fs::create_dir_all(&run_folder).map_err(|source| Error::Io { path: run_folder.clone(), source })?;
         ferrotune_torch::generator::seed(Device::Cpu, seed)?;
-        let mut builder = Lora::new(self.study.adapter.lora(), Dense)?;
-        let lm = folder.load(&LoadOptions::new(self.device, self.kind), &mut builder)?;
-        let adapter = builder.finish()?;
+        let config = self.study.adapter.lora();
+        let options = LoadOptions::new(self.device, self.kind);
+        let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), Dense, &options)?;
         let finished = self.train(seed, lm.as_ref(), &adapter, parts, &run_folder, interaction)?;
         let adapter_folder = run_folder.join("adapter");
         adapter.save(&adapter_folder)?;

@@ -1,0 +1,110 @@
+//! A model folder with an adapter: built together, or merged into a folder of its own.
+
+use std::path::Path;
+
+use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Merged, Untied};
+use ferrotune_nn::{
+    CausalLm, Storage,
+    checkpoint::{Checkpoint, CheckpointWriter},
+};
+use serde_json::{Value, json};
+
+use crate::{AutoCausalLm, Error, LoadOptions, Result};
+
+/// Where an adapter's values come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Fresh values, from libtorch's default generator on the CPU.
+    New(&'a LoraConfig),
+    /// The values of an adapter that was read.
+    From(&'a AdapterWeights),
+}
+
+/// A model with an adapter in it.
+#[derive(Debug)]
+pub struct Adapted {
+    /// The model.
+    pub model: Box<dyn CausalLm>,
+    /// The adapter.
+    pub adapter: LoraAdapter,
+}
+
+/// Builds the model of `folder` with an adapter over base weights in `storage`.
+///
+/// Where the adapter trains the head or the embedding of a tied model, the model is built untied, as PEFT does.
+///
+/// # Errors
+/// What reading and building give; an adapter that matches nothing, or was made for another model, by name.
+pub fn adapt(folder: &AutoCausalLm, start: Start<'_>, storage: impl Storage, options: &LoadOptions) -> Result<Adapted> {
+    let (config, mut builder) = match start {
+        Start::New(config) => (config, Lora::new(config.clone(), storage)?),
+        Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),
+    };
+    let checkpoint = Checkpoint::open(folder.folder())?;
+    let model = match untied(folder, config)? {
+        None => folder.load_from(&checkpoint, options, &mut builder)?,
+        Some(untied) => {
+            let source = Untied::new(&checkpoint, &untied.weights())?;
+            untied.load_from(&source, options, &mut builder)?
+        }
+    };
+    Ok(Adapted { model, adapter: builder.finish()? })
+}
+
+/// Writes the model of `folder` with `adapter` added into `output`, which must be an existing folder: weights shard by
+/// shard, `config.json`, and the tokenizer's files.
+///
+/// # Errors
+/// An adapter made for another model, by name; what reading and writing give.
+pub fn merge(folder: &AutoCausalLm, adapter: &AdapterWeights, output: &Path) -> Result<Merged> {
+    let checkpoint = Checkpoint::open(folder.folder())?;
+    let mut writer = CheckpointWriter::new(output);
+    let mut fields = folder.config_file().fields().clone();
+    let merged = match untied(folder, adapter.config())? {
+        None => ferrotune_adapters::merge(&checkpoint, &folder.weights(), adapter, &mut writer)?,
+        Some(untied) => {
+            fields.insert("tie_word_embeddings".to_owned(), json!(false));
+            let specs = untied.weights();
+            ferrotune_adapters::merge(&Untied::new(&checkpoint, &specs)?, &specs, adapter, &mut writer)?
+        }
+    };
+    writer.finish()?;
+    let path = output.join("config.json");
+    std::fs::write(&path, format!("{:#}\n", Value::Object(fields))).map_err(|source| Error::Io { path, source })?;
+    copy_companions(folder.folder(), output)?;
+    Ok(merged)
+}
+
+/// The untied form of a tied model whose head or embedding this configuration trains.
+fn untied(folder: &AutoCausalLm, config: &LoraConfig) -> Result<Option<AutoCausalLm>> {
+    let untied = folder.untied()?;
+    match untied {
+        Some(untied) if config.unties(&untied.weights())? => Ok(Some(untied)),
+        _ => Ok(None),
+    }
+}
+
+/// What makes a folder of weights a model: the tokenizer and how to generate.
+const COMPANIONS: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// Copies the tokenizer's files and `generation_config.json` that a model folder has.
+///
+/// # Errors
+/// [`Error::Io`] with the file that could not be copied.
+pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if source.is_file() {
+            std::fs::copy(&source, to.join(name)).map_err(|problem| Error::Io { path: source, source: problem })?;
+        }
+    }
+    Ok(())
+}
