@@ -1,6 +1,6 @@
 //! A product of low rank: the only place that knows what an adapter adds.
 
-use ferrotune_nn::{Mode, Pass, Result as ModelResult};
+use ferrotune_nn::{Mode, Pass, Projection, Result as ModelResult, seam::FrozenProjection};
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Kind, Tensor};
 
@@ -32,6 +32,23 @@ impl Factors {
 pub(crate) fn dropped(x: &Tensor, kind: Kind, dropout: f64, pass: &Pass) -> ModelResult<Tensor> {
     let x = x.f_to_kind(kind)?;
     Ok(if dropout > 0.0 && pass.mode == Mode::Train { x.f_dropout(dropout, true)? } else { x })
+}
+
+/// A frozen linear map with a product of low rank added.
+#[derive(Debug)]
+pub(crate) struct AdaptedProjection {
+    pub(crate) base: FrozenProjection,
+    pub(crate) factors: Factors,
+    pub(crate) kind: Kind,
+    pub(crate) dropout: f64,
+}
+
+impl Projection for AdaptedProjection {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> ModelResult<Tensor> {
+        let output = self.base.forward(x, pass)?;
+        let added = self.factors.output(&dropped(x, self.kind, self.dropout, pass)?)?;
+        Ok(output.f_add(&added)?.f_to_kind(x.kind())?) // added in the wider of both types
+    }
 }
 
 /// Which factor, and the shape of one of it: `[rank, in]` or `[out, rank]`.

@@ -28,6 +28,16 @@ pub struct AdapterWeights {
 }
 
 impl AdapterWeights {
+    /// An adapter of these tensors, by the names that they have in a PEFT file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::Unsupported`] for a configuration that makes no sense.
+    pub fn new(config: LoraConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+        let place = "the adapter in memory";
+        config.check(place)?;
+        Ok(Self { config, tensors, place: place.to_owned() })
+    }
+
     /// Reads a PEFT folder.
     ///
     /// # Errors

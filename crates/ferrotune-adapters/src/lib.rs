@@ -18,6 +18,7 @@ mod factors;
 mod files;
 mod lora;
 mod merge;
+mod peft_config;
 mod target;
 mod tied;
 

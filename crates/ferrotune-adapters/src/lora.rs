@@ -1,11 +1,13 @@
 //! The builder: it decides at every place of a model what stands there.
 
+mod groups;
+
 use std::collections::BTreeMap;
 
 use ferrotune_nn::{
-    Decay, Dims, Frozen, Gradient, Grouped, GroupedSite, Parameter, Parameters, Pass, Projection,
+    Decay, Dims, Frozen, Gradient, Grouped, GroupedSite, Parameter, Parameters, Projection,
     ProjectionBuilder, Result as ModelResult, Role, Site, Storage, Trained, Weights,
-    seam::{FrozenProjection, LoopedGroup, TrainableProjection},
+    seam::{FrozenProjection, TrainableProjection},
 };
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Kind, Tensor};
@@ -13,10 +15,9 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     Adaptation, AdaptedSite, AdapterWeights, Bias, LoraAdapter, LoraConfig, Result,
     adapter::{Entry, Place},
-    experts::{AdaptedGroup, Stack},
-    factors::{Factor, Factors, dropped, fresh},
+    factors::{AdaptedProjection, Factor, Factors, fresh},
     files::{self, Taker, key},
-    target::{Decision, Rules, Scale, alias, stacked_parameter},
+    target::{Decision, Rules, Scale, alias},
 };
 
 /// Builds models with LoRA on frozen weights in any storage.
@@ -41,19 +42,13 @@ pub struct Lora<S> {
     config: LoraConfig,
     rules: Rules,
     kind: Kind,
-    origin: Origin,
+    /// Where first values come from; nothing for fresh ones.
+    origin: Option<Taker>,
     parameters: Parameters,
     entries: Vec<Entry>,
     sites: Vec<AdaptedSite>,
     /// Stacked parameters adapted so far in each module.
     flat: BTreeMap<String, usize>,
-}
-
-/// Where first values come from.
-#[derive(Debug)]
-enum Origin {
-    Fresh,
-    Read(Taker),
 }
 
 impl<S: Storage> Lora<S> {
@@ -73,7 +68,7 @@ impl<S: Storage> Lora<S> {
                 remedy: "use true, false or gaussian".to_owned(),
             });
         }
-        Self::build(config, storage, Origin::Fresh)
+        Self::build(config, storage, None)
     }
 
     /// An adapter with the values of one that was read, to use it or to train it further.
@@ -82,10 +77,10 @@ impl<S: Storage> Lora<S> {
     /// [`Error::Pattern`](crate::Error::Pattern). Tensors that do not fit the model are errors while it is built;
     /// tensors that nobody asked for are one of [`finish`](Self::finish).
     pub fn load(weights: &AdapterWeights, storage: S) -> Result<Self> {
-        Self::build(weights.config.clone(), storage, Origin::Read(Taker::new(weights)))
+        Self::build(weights.config.clone(), storage, Some(Taker::new(weights)))
     }
 
-    fn build(config: LoraConfig, storage: S, origin: Origin) -> Result<Self> {
+    fn build(config: LoraConfig, storage: S, origin: Option<Taker>) -> Result<Self> {
         Ok(Self {
             base: Frozen::new(storage),
             rules: Rules::new(&config)?,
@@ -118,17 +113,15 @@ impl<S: Storage> Lora<S> {
     /// [`Error::UnusedTensors`](crate::Error::UnusedTensors) if the file has tensors that the model gave no place to,
     /// [`Error::TiedEmbedding`](crate::Error::TiedEmbedding).
     pub fn finish(self) -> Result<LoraAdapter> {
-        self.rules.finish(matches!(self.origin, Origin::Read(_)))?;
-        if let Origin::Read(taker) = &self.origin {
+        self.rules.finish(self.origin.is_some())?;
+        if let Some(taker) = &self.origin {
             taker.finish()?;
         }
         let mut config = LoraConfig { target_modules: self.rules.resolved(), ..self.config };
         let on_experts = |site: &AdaptedSite| {
             site.role == Role::Expert && matches!(site.adaptation, Adaptation::LowRank { .. })
         };
-        if self.sites.iter().any(on_experts) {
-            config.hide_dropout();
-        }
+        config.hide_dropout(self.sites.iter().any(on_experts));
         for site in &self.sites {
             tracing::debug!(%site, "adapted");
         }
@@ -157,20 +150,26 @@ impl<S: Storage> Lora<S> {
     }
 
     /// The product added to the linear map that files call by the first of `names` (and may call by the others).
-    fn factors(&mut self, names: &[String], dims: Dims, scale: Scale, device: Device) -> Result<Factors> {
-        let Scale { rank, scaling } = scale;
+    fn factors(&mut self, names: &[String], site: &Site, scale: Scale, device: Device) -> Result<Factors> {
+        let (Scale { rank, scaling }, dims) = (scale, site.dims);
+        // An expert built alone is not called while no row reaches it.
+        let gradient = if site.role == Role::Expert { Gradient::WhenRouted } else { Gradient::EveryStep };
         let factor = |this: &mut Self, factor, shape: [i64; 2]| {
             let value = match &mut this.origin {
-                Origin::Fresh => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
-                Origin::Read(taker) => taker.take(&keys(names, files::leaf(factor)), &shape)?,
+                None => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
+                Some(taker) => taker.take(&keys(names, files::leaf(factor)), &shape)?,
             };
             let place = Place::Whole(key(&names[0], files::leaf(factor)));
             let name = format!("{}.{factor}", names[0]);
-            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, device)
+            this.leaf(name, &value, place, Decay::Applies, gradient, device)
         };
         let a = factor(self, Factor::A, [rank, dims.in_features])?;
         let b = factor(self, Factor::B, [dims.out_features, rank])?;
-        let bias = self.config.lora_bias.then(|| self.added_bias(names, dims, rank, device)).transpose()?;
+        let bias = self
+            .config
+            .lora_bias
+            .then(|| self.added_bias(names, dims, rank, gradient, device))
+            .transpose()?;
         Ok(Factors { a, b, bias, scaling })
     }
 
@@ -179,20 +178,21 @@ impl<S: Storage> Lora<S> {
         names: &[String],
         dims: Dims,
         rank: i64,
+        gradient: Gradient,
         device: Device,
     ) -> Result<SharedTensor> {
         let shape = [dims.out_features];
         let value = match &mut self.origin {
-            Origin::Fresh if self.config.init_lora_weights == crate::Init::Random => {
+            None if self.config.init_lora_weights == crate::Init::Random => {
                 let bound = (1.0 / rank as f64).sqrt();
                 Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?
             }
-            Origin::Fresh => Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?,
-            Origin::Read(taker) => taker.take(&keys(names, "lora_B.bias"), &shape)?,
+            None => Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?,
+            Some(taker) => taker.take(&keys(names, "lora_B.bias"), &shape)?,
         };
         let place = Place::Whole(key(&names[0], "lora_B.bias"));
         let name = format!("{}.lora_B.bias", names[0]);
-        self.leaf(name, &value, place, Decay::Exempt, Gradient::EveryStep, device)
+        self.leaf(name, &value, place, Decay::Exempt, gradient, device)
     }
 
     /// A full trainable copy of `{at}.{leaf}`; `saved_as` are its names in the file, below the module.
@@ -204,12 +204,12 @@ impl<S: Storage> Lora<S> {
         shape: &[i64],
         at: &Weights<'_>,
     ) -> Result<SharedTensor> {
-        let names: Vec<String> =
-            std::iter::once(at.path().to_owned()).chain(alias(role, at.path())).collect();
+        // A router that trains in full is filed where transformers 5 has it: PEFT renames factors and nothing else.
+        let names: Vec<String> = alias(role, at.path()).into_iter().chain([at.path().to_owned()]).collect();
         let keys: Vec<String> = saved_as.iter().flat_map(|leaf| keys(&names, leaf)).collect();
         let value = match &mut self.origin {
-            Origin::Fresh => at.tensor(leaf, shape)?,
-            Origin::Read(taker) => taker.take(&keys, shape)?,
+            None => at.tensor(leaf, shape)?,
+            Some(taker) => taker.take(&keys, shape)?,
         };
         let decay = if role == Role::Norm || leaf == "bias" { Decay::Exempt } else { Decay::Applies };
         let gradient = if role == Role::Expert { Gradient::WhenRouted } else { Gradient::EveryStep };
@@ -259,7 +259,7 @@ impl<S: Storage> Lora<S> {
         }
         let Some(scale) = scale else { return Ok(Box::new(base)) };
         self.record(path, role, Adaptation::LowRank { rank: scale.rank, scaling: scale.scaling });
-        let factors = self.factors(&names, dims, scale, at.device())?;
+        let factors = self.factors(&names, site, scale, at.device())?;
         Ok(Box::new(AdaptedProjection { base, factors, kind: self.kind, dropout: self.config.lora_dropout }))
     }
 
@@ -270,117 +270,6 @@ impl<S: Storage> Lora<S> {
             }
         }
         Ok(None)
-    }
-
-    fn build_group(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Box<dyn Grouped>> {
-        let stacked = stacked_parameter(at.path(), site.stacked_name);
-        let flat = self.rules.parameter(&stacked)?;
-        let mut decisions = Vec::new(); // part by part, expert by expert
-        for part in &site.parts {
-            let decide = |expert| self.rules.module(Role::Expert, at.at(expert).at(part.name).path());
-            decisions.push((0..site.experts).map(decide).collect::<Result<Vec<_>>>()?);
-        }
-        if decisions.iter().flatten().any(|decision| *decision == Decision::Saved) {
-            return Ok(Box::new(LoopedGroup::build(self, site, at)?));
-        }
-        let base = self.base.frozen_group(site, at)?;
-        let mut stacks = Vec::new();
-        if let Some(scale) = flat {
-            stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
-        }
-        let mut start = 0;
-        for (part, decisions) in site.parts.iter().zip(&decisions) {
-            let dims = Dims::new(part.out_features, site.in_features);
-            let mut groups: Vec<(Scale, Vec<i64>)> = Vec::new(); // experts of one rank and scaling together
-            for (expert, decision) in (0..).zip(decisions) {
-                let Decision::Adapted(scale) = *decision else { continue };
-                match groups.iter_mut().find(|(other, _)| *other == scale) {
-                    Some((_, experts)) => experts.push(expert),
-                    None => groups.push((scale, vec![expert])),
-                }
-            }
-            let several = groups.len() > 1;
-            for (scale, experts) in groups {
-                let at = (at, part.name);
-                stacks.push(self.expert_stack(at, site.experts, dims, start, scale, &experts, several)?);
-            }
-            start += part.out_features;
-        }
-        if stacks.is_empty() {
-            return Ok(Box::new(base));
-        }
-        let parts = site.parts.iter().map(|part| part.out_features).collect();
-        Ok(Box::new(AdaptedGroup { base, stacks, parts, kind: self.kind, dropout: self.config.lora_dropout }))
-    }
-
-    /// Factors of several experts' matrices of one part, each under its own name in the file.
-    #[allow(clippy::too_many_arguments)]
-    fn expert_stack(
-        &mut self,
-        (at, part): (&Weights<'_>, &str),
-        all_experts: i64,
-        dims: Dims,
-        start: i64,
-        scale: Scale,
-        experts: &[i64],
-        several: bool,
-    ) -> Result<Stack> {
-        let Scale { rank, scaling } = scale;
-        let paths: Vec<String> =
-            experts.iter().map(|expert| at.at(expert).at(part).path().to_owned()).collect();
-        for path in &paths {
-            self.record(path, Role::Expert, Adaptation::LowRank { rank, scaling });
-        }
-        // Distinct also where patterns give some experts another rank.
-        let stack_name = if several { paths[0].clone() } else { at.at(part).path().to_owned() };
-        let factor = |this: &mut Self, factor, shape: [i64; 2]| {
-            let value = match &mut this.origin {
-                Origin::Fresh => {
-                    let shape = [experts.len() as i64, shape[0], shape[1]];
-                    fresh(&this.config.init_lora_weights, factor, &shape, rank)?
-                }
-                Origin::Read(taker) => {
-                    let each = paths.iter().map(|path| taker.take(&[key(path, files::leaf(factor))], &shape));
-                    Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?
-                }
-            };
-            let place = Place::Slices(paths.iter().map(|path| key(path, files::leaf(factor))).collect());
-            // Always with a gradient: where no row reaches an expert its slice is zero.
-            let name = format!("{stack_name}.{factor}");
-            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, at.device())
-        };
-        let a = factor(self, Factor::A, [rank, dims.in_features])?;
-        let b = factor(self, Factor::B, [dims.out_features, rank])?;
-        let slot = |expert| experts.iter().position(|&other| other == expert).map(|slot| slot as i64);
-        Ok(Stack { a, b, slots: (0..all_experts).map(slot).collect(), start, scaling })
-    }
-
-    /// Factors of a stacked parameter: one A for all of an expert's parts.
-    fn flat_stack(
-        &mut self,
-        site: &GroupedSite,
-        stacked: &str,
-        scale: Scale,
-        device: Device,
-    ) -> Result<Stack> {
-        let Scale { rank, scaling } = scale;
-        self.record(stacked, Role::Expert, Adaptation::LowRank { rank, scaling });
-        let module = stacked.rsplit_once('.').map_or("", |(module, _)| module).to_owned();
-        let counter = self.flat.entry(module.clone()).or_default();
-        let index = *counter;
-        *counter += 1;
-        let factor = |this: &mut Self, factor, shape: [i64; 3]| {
-            let value = match &mut this.origin {
-                Origin::Fresh => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
-                Origin::Read(taker) => taker.take_flat(stacked, factor, shape)?,
-            };
-            let place = Place::Flat { module: module.clone(), index, factor };
-            let name = format!("{stacked}.{factor}");
-            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, device)
-        };
-        let a = factor(self, Factor::A, [site.experts, rank, site.in_features])?;
-        let b = factor(self, Factor::B, [site.experts, site.out_features(), rank])?;
-        Ok(Stack { a, b, slots: (0..site.experts).map(Some).collect(), start: 0, scaling })
     }
 }
 
@@ -395,23 +284,6 @@ impl<S: Storage> ProjectionBuilder for Lora<S> {
 
     fn grouped(&mut self, site: &GroupedSite, at: &Weights<'_>) -> ModelResult<Box<dyn Grouped>> {
         self.build_group(site, at).map_err(|error| error.at(at.path()))
-    }
-}
-
-/// A frozen linear map with a product of low rank added.
-#[derive(Debug)]
-struct AdaptedProjection {
-    base: FrozenProjection,
-    factors: Factors,
-    kind: Kind,
-    dropout: f64,
-}
-
-impl Projection for AdaptedProjection {
-    fn forward(&self, x: &Tensor, pass: &Pass) -> ModelResult<Tensor> {
-        let output = self.base.forward(x, pass)?;
-        let added = self.factors.output(&dropped(x, self.kind, self.dropout, pass)?)?;
-        Ok(output.f_add(&added)?.f_to_kind(x.kind())?) // added in the wider of both types
     }
 }
 

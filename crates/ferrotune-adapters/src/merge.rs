@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrotune_nn::{
-    Role, WeightSource, WeightSpec, checkpoint::CheckpointWriter, decoder::ignored_tensors, weights::Layouts,
+    Role, WeightSource, WeightSpec, checkpoint::CheckpointWriter, decoder::IGNORED_TENSORS, weights::Layouts,
 };
 use tch::{Kind, Tensor};
 
@@ -62,8 +62,7 @@ fn run(
     sign: f64,
     writer: &mut CheckpointWriter,
 ) -> Result<Merged> {
-    let tied = !specs.iter().any(|spec| spec.role == Role::Head);
-    let source = Layouts::new(source, specs, ignored_tensors(tied))?;
+    let source = Layouts::new(source, specs, IGNORED_TENSORS)?;
     let mut deltas = Deltas::new(specs, adapter)?;
     let mut merged = Merged::default();
     for spec in specs {
@@ -188,10 +187,7 @@ impl<'a> Deltas<'a> {
         };
         let keys = |leaf: &str| names.iter().map(|name| key(name, leaf)).collect::<Vec<_>>();
         if decision == Decision::Saved {
-            let mut keys = keys(leaf);
-            keys.reverse();
-            keys.sort_by_key(|name| *name != key(module, leaf));
-            return Ok(Change { replaced: Some(self.taker.take(&keys, &spec.shape)?), added: None });
+            return Ok(Change { replaced: Some(self.taker.take(&keys(leaf), &spec.shape)?), added: None });
         }
         let mut change = Change::default();
         if leaf == "bias" {

@@ -79,6 +79,7 @@ struct Pattern<T> {
     text: String,
     regex: Regex,
     value: T,
+    matched: bool,
 }
 
 impl Rules {
@@ -190,25 +191,32 @@ impl Rules {
     /// Whether everything that was asked for was found. In a file that is read, a name of a list may match nothing, as
     /// long as another does: PEFT wrote it so, and the tensors of the file are accounted for one by one.
     pub(crate) fn finish(&self, lenient: bool) -> Result<()> {
-        let mut checked = Vec::new();
-        match &self.modules {
-            Modules::List(entries) => checked.extend(entries.iter().map(|entry| ("target_modules", entry))),
-            Modules::Pattern { entry, .. } | Modules::Roles { entry, .. } => {
-                checked.push(("target_modules", entry))
-            }
-        }
-        checked.extend(self.parameters.iter().map(|entry| ("target_parameters", entry)));
-        let any = checked.iter().any(|(_, entry)| entry.matched);
-        checked.extend(self.saved.iter().map(|entry| ("modules_to_save", entry)));
-        for (field, entry) in checked.into_iter().filter(|(_, entry)| !entry.matched) {
-            let remedy = self.remedy(field, &entry.text);
+        let mut asked: Vec<(&'static str, &str, bool)> = Vec::new(); // field, entry, whether it matched
+        let entries = match &self.modules {
+            Modules::List(entries) => entries.as_slice(),
+            Modules::Pattern { entry, .. } | Modules::Roles { entry, .. } => std::slice::from_ref(entry),
+        };
+        asked.extend(entries.iter().map(|entry| ("target_modules", entry.text.as_str(), entry.matched)));
+        asked.extend(
+            self.parameters.iter().map(|entry| ("target_parameters", entry.text.as_str(), entry.matched)),
+        );
+        let any = asked.iter().any(|(_, _, matched)| *matched);
+        asked.extend(self.saved.iter().map(|entry| ("modules_to_save", entry.text.as_str(), entry.matched)));
+        asked.extend(
+            self.rank_pattern.iter().map(|entry| ("rank_pattern", entry.text.as_str(), entry.matched)),
+        );
+        asked.extend(
+            self.alpha_pattern.iter().map(|entry| ("alpha_pattern", entry.text.as_str(), entry.matched)),
+        );
+        for (field, entry, _) in asked.into_iter().filter(|(_, _, matched)| !matched) {
+            let remedy = self.remedy(field, entry);
             if lenient && any && remedy.is_empty() {
-                tracing::warn!(field, entry = entry.text, "matches nothing in this model");
+                tracing::warn!(field, entry, "matches nothing in this model");
                 continue;
             }
             return Err(Error::NoMatch {
                 field,
-                entry: entry.text.clone(),
+                entry: entry.to_owned(),
                 available: self.available(field),
                 remedy: remedy.to_owned(),
             });
@@ -290,15 +298,19 @@ impl Rules {
         Ok(false)
     }
 
-    fn scale(&self, path: &str) -> Result<Scale> {
-        let rank = first("rank_pattern", &self.rank_pattern, path)?.unwrap_or(self.config.r);
-        let alpha = first("alpha_pattern", &self.alpha_pattern, path)?.unwrap_or(self.config.lora_alpha);
+    fn scale(&mut self, path: &str) -> Result<Scale> {
+        let rank = first("rank_pattern", &mut self.rank_pattern, path)?.unwrap_or(self.config.r);
+        let alpha = first("alpha_pattern", &mut self.alpha_pattern, path)?.unwrap_or(self.config.lora_alpha);
         Ok(Scale { rank, scaling: self.config.scaling(rank, alpha) })
     }
 
     fn available(&self, field: &str) -> String {
-        let names: BTreeSet<&str> = if field == "target_parameters" {
-            self.seen_parameters.iter().map(|name| stacked_leaf(name)).collect()
+        let adapted = || self.seen.iter().filter(|seen| seen.adapted).map(|seen| leaf(&seen.path));
+        let parameters = || self.seen_parameters.iter().map(|name| stacked_leaf(name));
+        let names: BTreeSet<&str> = if field.ends_with("_pattern") {
+            adapted().chain(parameters().filter(|_| !self.parameters.is_empty())).collect()
+        } else if field == "target_parameters" {
+            parameters().collect()
         } else {
             let linear = |role| !matches!(role, Role::Embedding | Role::Norm);
             let wanted = |seen: &&Seen| field == "modules_to_save" || linear(seen.role);
@@ -369,10 +381,15 @@ fn holds(name: &str, path: &str) -> bool {
     ends.into_iter().any(|end| path[..end].ends_with(name))
 }
 
-fn first<T: Copy + PartialEq>(field: &'static str, patterns: &[Pattern<T>], path: &str) -> Result<Option<T>> {
-    let mut matching = Vec::new();
+fn first<T: Copy + PartialEq>(
+    field: &'static str,
+    patterns: &mut [Pattern<T>],
+    path: &str,
+) -> Result<Option<T>> {
+    let mut matching: Vec<&Pattern<T>> = Vec::new();
     for pattern in patterns {
         if is_match(field, &pattern.text, &pattern.regex, path)? {
+            pattern.matched = true;
             matching.push(pattern);
         }
     }
@@ -391,7 +408,7 @@ fn patterns<T: Copy>(field: &'static str, entries: &[(String, T)]) -> Result<Vec
     let compiled = entries.iter().map(|(text, value)| {
         // Two groups, as in PEFT, so that a pattern's own references count the same.
         let regex = compile(field, text, &format!(r"\A(.*\.)?({text})\z"))?;
-        Ok(Pattern { text: text.clone(), regex, value: *value })
+        Ok(Pattern { text: text.clone(), regex, value: *value, matched: false })
     });
     compiled.collect()
 }

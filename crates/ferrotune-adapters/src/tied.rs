@@ -34,8 +34,16 @@ impl<'s> Untied<'s> {
         Ok(Self { source, head: named(Role::Head, "head")?, embedding: named(Role::Embedding, "embedding")? })
     }
 
+    /// Where a tensor is stored. Tied checkpoints hold the embedding, the head, or both; where both are there the
+    /// embedding counts, as it does when the model is built tied.
     fn stored<'n>(&'n self, name: &'n str) -> &'n str {
-        if name == self.head { &self.embedding } else { name }
+        if name != self.head && name != self.embedding {
+            name
+        } else if self.source.shape(&self.embedding).is_some() {
+            &self.embedding
+        } else {
+            &self.head
+        }
     }
 }
 
@@ -54,8 +62,10 @@ impl WeightSource for Untied<'_> {
 
     fn names(&self) -> Vec<String> {
         let mut names = self.source.names();
-        if let Err(place) = names.binary_search(&self.head) {
-            names.insert(place, self.head.clone());
+        for name in [&self.embedding, &self.head] {
+            if let Err(place) = names.binary_search(name) {
+                names.insert(place, name.clone());
+            }
         }
         names
     }

@@ -45,11 +45,14 @@ impl Config {
         file.only("is_decoder", &[json!(false)])?;
         if let Some(pooling) = optional_table(folder, "1_Pooling/config.json")? {
             pooling.only("pooling_mode_mean_tokens", &[json!(true)])?;
-            for other in ["cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"] {
+            for other in
+                ["cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"]
+            {
                 pooling.only(&format!("pooling_mode_{other}"), &[json!(false)])?;
             }
         }
-        let (hidden_size, num_attention_heads) = (file.size("hidden_size")?, file.size("num_attention_heads")?);
+        let (hidden_size, num_attention_heads) =
+            (file.size("hidden_size")?, file.size("num_attention_heads")?);
         if hidden_size % num_attention_heads != 0 {
             let expected = format!("a multiple of num_attention_heads, {num_attention_heads}");
             return Err(file.refuse("hidden_size", &json!(hidden_size), &expected));

@@ -44,11 +44,12 @@ impl SentenceEncoder {
         let path = folder.join("tokenizer.json");
         let unreadable = |source| Error::Tokenizer { path: path.clone(), source };
         let mut tokenizer = Tokenizer::from_file(&path).map_err(unreadable)?;
-        let cut = tokenizers::TruncationParams { max_length: config.max_seq_length as usize, ..Default::default() };
+        let cut =
+            tokenizers::TruncationParams { max_length: config.max_seq_length as usize, ..Default::default() };
         tokenizer.with_padding(None).with_truncation(Some(cut)).map_err(unreadable)?;
         let weights = folder.join("model.safetensors");
-        let sha = digest::of_file(&weights)
-            .map_err(|source| ferrotune_nn::Error::Io { path: weights, source })?;
+        let sha =
+            digest::of_file(&weights).map_err(|source| ferrotune_nn::Error::Io { path: weights, source })?;
         let label = folder.file_name().map_or_else(|| "encoder".into(), |name| name.to_string_lossy());
         let name = format!("{label} ({})", &sha[..12]);
         Ok(Self { bert, tokenizer, hidden_size: config.hidden_size, device, name })

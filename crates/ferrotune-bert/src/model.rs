@@ -27,7 +27,9 @@ impl Bert {
         let prefixed = root.at("bert");
         let root = if prefixed.at("embeddings.word_embeddings").contains("weight") { prefixed } else { root };
         let (hidden, at) = (config.hidden_size, root.at("embeddings"));
-        let table = |name, rows| -> Result<SharedTensor> { Ok(at.at(name).tensor("weight", &[rows, hidden])?.into()) };
+        let table = |name, rows| -> Result<SharedTensor> {
+            Ok(at.at(name).tensor("weight", &[rows, hidden])?.into())
+        };
         Ok(Self {
             words: table("word_embeddings", config.vocab_size)?,
             positions: table("position_embeddings", config.max_position_embeddings)?,
@@ -91,8 +93,16 @@ impl Layer {
             Ok(projected.f_transpose(1, 2)?) // [b, heads, t, head_dim]
         };
         let (query, key, value) = (heads(&self.query)?, heads(&self.key)?, heads(&self.value)?);
-        let mixed =
-            Tensor::f_scaled_dot_product_attention(&query, &key, &value, Some(keys), 0.0, false, None, false)?;
+        let mixed = Tensor::f_scaled_dot_product_attention(
+            &query,
+            &key,
+            &value,
+            Some(keys),
+            0.0,
+            false,
+            None,
+            false,
+        )?;
         let joined = mixed.f_transpose(1, 2)?.f_reshape([b, t, hidden])?;
         let x = self.attention_norm.forward(&self.attention_output.forward(&joined)?.f_add(x)?)?;
         let inner = self.intermediate.forward(&x)?.f_gelu("none")?; // [b, t, inner]
@@ -108,7 +118,10 @@ struct Linear {
 
 impl Linear {
     fn load(out: i64, input: i64, at: &Weights<'_>) -> Result<Self> {
-        Ok(Self { weight: at.tensor("weight", &[out, input])?.into(), bias: at.tensor("bias", &[out])?.into() })
+        Ok(Self {
+            weight: at.tensor("weight", &[out, input])?.into(),
+            bias: at.tensor("bias", &[out])?.into(),
+        })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

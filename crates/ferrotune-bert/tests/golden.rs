@@ -27,7 +27,8 @@ fn texts(facts: &Value) -> Vec<&str> {
 fn embeddings_equal_the_reference_for_any_batching() {
     let encoder = SentenceEncoder::open(&golden("models/tiny-bert"), Device::Cpu).unwrap();
     let facts = json("tiny-bert.json");
-    let expected = Checkpoint::open_file(&golden("tiny-bert.safetensors")).unwrap().read("embeddings").unwrap();
+    let expected =
+        Checkpoint::open_file(&golden("tiny-bert.safetensors")).unwrap().read("embeddings").unwrap();
     let texts = texts(&facts);
     let together = encoder.embed_tensor(&texts).unwrap();
     let error = (&together - &expected).abs().max().double_value(&[]);

@@ -117,6 +117,12 @@ pub enum Error {
         /// What the compiler said.
         source: regex::Error,
     },
+    /// The language model failed.
+    #[error("the language model failed: {source}")]
+    Model {
+        /// What it said.
+        source: BoxError,
+    },
     /// The sentence encoder failed.
     #[error("the sentence encoder `{encoder}` failed: {source}")]
     Encoder {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use regex::Regex;
 
-use crate::{Error, Measurement, Metric, Pair, Result, SampleScore, python_text::CharSet};
+use crate::{Error, Failure, Measurement, Metric, Pair, Result, SampleScore, python_text::CharSet};
 
 /// Compares answers after SQuAD's normalization: lower case, no ASCII punctuation, no articles, single spaces.
 ///
@@ -105,10 +105,9 @@ impl Metric for SquadExactMatch {
     }
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let samples = best_of_references(pairs, |prediction, reference| {
-            f64::from(u8::from(self.0.exact_match(prediction, reference)))
-        });
-        Ok(vec![Measurement::of_mean("squad_em", "squad normalization, best reference, 0 to 1", samples)])
+        let matches = |prediction: &str, reference: &str| self.0.exact_match(prediction, reference);
+        let variant = "squad normalization, any reference, 0 to 1";
+        Ok(vec![Measurement::of_share("squad_em", variant, any_reference(pairs, matches))])
     }
 }
 
@@ -133,9 +132,11 @@ impl Metric for TokenF1 {
     }
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let samples = best_of_references(pairs, |prediction, reference| {
-            self.squad.token_f1(prediction, reference, self.empty)
-        });
+        let best = |pair: &Pair| {
+            let scores = pair.references.iter().map(|r| self.squad.token_f1(&pair.prediction, r, self.empty));
+            SampleScore { id: pair.id.clone(), extracted: None, score: Ok(scores.fold(0.0, f64::max)) }
+        };
+        let samples = pairs.iter().map(best).collect();
         let variant = match self.empty {
             EmptyAnswers::ScoreZero => "squad 1.1 token f1 (two empty answers: 0), best reference, 0 to 1",
             EmptyAnswers::ScoreEquality => {
@@ -200,12 +201,10 @@ impl Metric for RawExactMatch {
     }
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let samples = best_of_references(pairs, |prediction, reference| {
-            f64::from(u8::from(self.matches(prediction, reference)))
-        });
+        let outcomes = any_reference(pairs, |prediction, reference| self.matches(prediction, reference));
         let patterns: Vec<&str> = self.remove.iter().map(Regex::as_str).collect();
         Ok(vec![
-            Measurement::of_mean("exact_match", "raw equality, best reference, 0 to 1", samples)
+            Measurement::of_share("exact_match", "raw equality, any reference, 0 to 1", outcomes)
                 .with_param("remove", patterns)
                 .with_param("ignore_case", self.ignore_case)
                 .with_param("ignore_punctuation", self.ignore_punctuation)
@@ -214,17 +213,12 @@ impl Metric for RawExactMatch {
     }
 }
 
-fn best_of_references(pairs: &[Pair], score: impl Fn(&str, &str) -> f64) -> Vec<SampleScore> {
-    pairs
-        .iter()
-        .map(|pair| SampleScore {
-            id: pair.id.clone(),
-            extracted: None,
-            score: Ok(pair
-                .references
-                .iter()
-                .map(|reference| score(&pair.prediction, reference))
-                .fold(0.0, f64::max)),
-        })
-        .collect()
+fn any_reference(
+    pairs: &[Pair],
+    matches: impl Fn(&str, &str) -> bool,
+) -> impl Iterator<Item = (String, Result<bool, Failure>)> {
+    pairs.iter().map(move |pair| {
+        let found = pair.references.iter().any(|reference| matches(&pair.prediction, reference));
+        (pair.id.clone(), Ok(found))
+    })
 }

@@ -10,6 +10,7 @@
 //! - [`Record`], [`SampleLine`]: what is written down; [`rescorable_pairs`] scores a written file again.
 //! - [`bleu`], [`chrf`], [`rouge`], [`meteor`], [`exact_match`], [`similarity`], [`bert_score`], [`perplexity`],
 //!   [`loss`]: the metrics.
+//! - [`benchmark`]: answers found in responses, pass@k; [`arena`]: Elo and Bradley-Terry; [`quality_index`].
 //! - [`statistics`]: intervals, standard errors, comparisons of two models; [`sacrebleu`]: that package's own tests.
 //!
 //! A metric that cannot be measured says so and why. A sample that cannot be scored is a failure that is counted and
@@ -37,6 +38,8 @@ mod registry;
 mod samples;
 mod tally;
 
+pub mod arena;
+pub mod benchmark;
 pub mod bert_score;
 pub mod bleu;
 pub mod chrf;
@@ -44,6 +47,7 @@ pub mod exact_match;
 pub mod loss;
 pub mod meteor;
 pub mod perplexity;
+pub mod quality_index;
 pub mod rouge;
 pub mod sacrebleu;
 pub mod similarity;

@@ -113,6 +113,25 @@ impl Measurement {
         Self::of_tally(metric, variant, samples, Tally::mean_of(&scores))
     }
 
+    /// The share of samples that succeed; a sample's score is 1 or 0. Failures are left out of it and counted.
+    ///
+    /// Its interval is Wilson's, which stays honest where all samples succeed or none does.
+    pub fn of_share(
+        metric: impl Into<String>,
+        variant: impl Into<String>,
+        outcomes: impl IntoIterator<Item = (String, Result<bool, Failure>)>,
+    ) -> Self {
+        let outcomes: Vec<(String, Result<bool, Failure>)> = outcomes.into_iter().collect();
+        let successes: Vec<bool> =
+            outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok().copied()).collect();
+        let samples = outcomes.into_iter().map(|(id, outcome)| SampleScore {
+            id,
+            extracted: None,
+            score: outcome.map(|success| f64::from(u8::from(success))),
+        });
+        Self::of_tally(metric, variant, samples.collect(), Tally::share_of(&successes))
+    }
+
     /// A value that is not a mean of scores. `tally` has one row for each sample that was scored.
     pub fn of_tally(
         metric: impl Into<String>,

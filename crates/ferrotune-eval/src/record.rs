@@ -3,10 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Evidence, Measurement, Result, statistics::Bootstrap};
+use crate::{
+    Evidence, Measurement, Result, Tally,
+    statistics::{Bootstrap, mean_stderr, wilson_interval},
+};
 
 /// The version of this crate, which every record carries: metrics change only with it.
 pub const IMPLEMENTATION_VERSION: &str = concat!("ferrotune-eval ", env!("CARGO_PKG_VERSION"));
+
+/// The 97.5 % quantile of the normal distribution.
+const NORMAL_QUANTILE: f64 = 1.959_963_984_540_054;
 
 /// What was evaluated, on what and under which settings; the same for all metrics of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +119,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a measurement, with its bootstrap interval.
+    /// The record of a measurement, with its 95 % interval: Wilson's for a share of successes, else a bootstrap.
     ///
     /// # Errors
     /// [`Error::Setting`](crate::Error::Setting) if the bootstrap's settings are out of range.
@@ -149,20 +155,30 @@ impl Record {
                     return Ok(record);
                 }
                 record.value = Some(value);
-                match bootstrap.interval(tally)? {
-                    Some(interval) => {
-                        record.stderr = Some(interval.stderr);
-                        record.ci95 = Some([interval.low, interval.high]);
-                        record.ci_method = interval.method;
-                    }
-                    None if tally.len() < 2 => {
-                        record.ci_method = "none: a single sample has no interval".to_owned()
-                    }
-                    None => record.ci_method = "none: the value of a resample is not finite".to_owned(),
-                }
+                record.add_interval(tally, &bootstrap)?;
             }
         }
         Ok(record)
+    }
+
+    /// Wilson's interval for a share of successes, which a bootstrap would give no width where all succeed or none does;
+    /// the bootstrap's for everything else.
+    fn add_interval(&mut self, tally: &Tally, bootstrap: &Bootstrap) -> Result<()> {
+        if tally.len() < 2 {
+            self.ci_method = "none: a single sample has no interval".to_owned();
+        } else if let Some((successes, samples)) = tally.successes() {
+            let (low, high) = wilson_interval(successes, samples, NORMAL_QUANTILE)?;
+            self.stderr = mean_stderr(&tally.rows().column(0).to_vec());
+            self.ci95 = Some([low, high]);
+            self.ci_method = "wilson score interval over samples; stderr s/sqrt(n)".to_owned();
+        } else if let Some(interval) = bootstrap.interval(tally)? {
+            self.stderr = Some(interval.stderr);
+            self.ci95 = Some([interval.low, interval.high]);
+            self.ci_method = interval.method;
+        } else {
+            self.ci_method = "none: the value of a resample is not finite".to_owned();
+        }
+        Ok(())
     }
 }
 

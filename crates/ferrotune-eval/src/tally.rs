@@ -20,6 +20,8 @@ type Finish = dyn Fn(&[f64]) -> f64 + Send + Sync;
 pub struct Tally {
     rows: Array2<f64>, // [samples, statistics]
     finish: Arc<Finish>,
+    /// Whether the rows are `(1 or 0, 1)` and the value is the share of ones.
+    is_proportion: bool,
 }
 
 impl Tally {
@@ -27,7 +29,7 @@ impl Tally {
     ///
     /// *Shapes*: `rows` is `[samples, statistics]`.
     pub fn new(rows: Array2<f64>, finish: impl Fn(&[f64]) -> f64 + Send + Sync + 'static) -> Self {
-        Self { rows, finish: Arc::new(finish) }
+        Self { rows, finish: Arc::new(finish), is_proportion: false }
     }
 
     /// The arithmetic mean of scores, summed in order.
@@ -35,6 +37,19 @@ impl Tally {
     pub fn mean_of(scores: &[f64]) -> Self {
         let rows = Array2::from_shape_fn((scores.len(), 2), |(i, j)| if j == 0 { scores[i] } else { 1.0 });
         Self::new(rows, |sums| sums[0] / sums[1])
+    }
+
+    /// The share of successes, one flag per sample.
+    #[must_use]
+    pub fn share_of(successes: &[bool]) -> Self {
+        let scores: Vec<f64> = successes.iter().map(|&success| f64::from(u8::from(success))).collect();
+        Self { is_proportion: true, ..Self::mean_of(&scores) }
+    }
+
+    /// Successes and samples, if the value is a share of successes.
+    #[must_use]
+    pub fn successes(&self) -> Option<(u64, u64)> {
+        self.is_proportion.then(|| (self.rows.column(0).sum() as u64, self.len() as u64))
     }
 
     /// Number of samples.
@@ -64,7 +79,7 @@ impl Tally {
     /// The samples with these indices, in that order, as a tally of their own.
     #[must_use]
     pub fn select(&self, indices: &[usize]) -> Self {
-        Self { rows: self.rows.select(Axis(0), indices), finish: Arc::clone(&self.finish) }
+        Self { rows: self.rows.select(Axis(0), indices), ..self.clone() }
     }
 
     /// The statistics, `[samples, statistics]`.

@@ -4,6 +4,7 @@ use ferrotune_nn::{
     Result, Role, WeightSpec,
     blocks::{AttentionConfig, RopeConfig},
     config::ConfigFile,
+    decoder::embedding_spec,
 };
 use serde_json::json;
 
@@ -138,6 +139,10 @@ impl Config {
     #[must_use]
     pub fn weights(&self) -> Vec<WeightSpec> {
         let mut specs = Vec::new();
+        let hidden = self.hidden_size;
+        let query = self.num_attention_heads * self.head_dim;
+        let key_value = self.num_key_value_heads * self.head_dim;
+        specs.push(embedding_spec(self.vocab_size, hidden, self.tie_word_embeddings));
         let mut add = |name: String, role, shape: &[i64], bias: bool| {
             specs.push(WeightSpec {
                 name: format!("{name}.weight"),
@@ -154,10 +159,6 @@ impl Config {
                 });
             }
         };
-        let hidden = self.hidden_size;
-        let query = self.num_attention_heads * self.head_dim;
-        let key_value = self.num_key_value_heads * self.head_dim;
-        add("model.embed_tokens".into(), Role::Embedding, &[self.vocab_size, hidden], false);
         for layer in 0..self.num_hidden_layers {
             let at = format!("model.layers.{layer}");
             let bias = self.attention_bias;

@@ -4,6 +4,7 @@ use ferrotune_nn::{
     Result, Role, WeightSpec,
     blocks::{AttentionConfig, RopeConfig},
     config::ConfigFile,
+    decoder::embedding_spec,
     weights::Alias,
 };
 use serde_json::json;
@@ -127,11 +128,10 @@ impl Config {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let query = self.num_attention_heads * self.head_dim;
         let key_value = self.num_key_value_heads * self.head_dim;
-        let mut specs = Vec::new();
+        let mut specs = vec![embedding_spec(self.vocab_size, hidden, self.tie_word_embeddings)];
         let mut add = |name: String, role, shape: &[i64], alias: Option<Alias>| {
             specs.push(WeightSpec { name: format!("{name}.weight"), role, shape: shape.to_vec(), alias });
         };
-        add("model.embed_tokens".into(), Role::Embedding, &[self.vocab_size, hidden], None);
         for layer in 0..self.num_hidden_layers {
             let at = format!("model.layers.{layer}");
             add(format!("{at}.input_layernorm"), Role::Norm, &[hidden], None);

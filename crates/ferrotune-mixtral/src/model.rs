@@ -41,8 +41,7 @@ impl Mixtral {
         kind: Kind,
         builder: &mut dyn ProjectionBuilder,
     ) -> Result<Self> {
-        let layouts =
-            Layouts::new(source, &config.weights(), decoder::ignored_tensors(config.tie_word_embeddings))?;
+        let layouts = Layouts::new(source, &config.weights(), decoder::IGNORED_TENSORS)?;
         let root = Weights::new(&layouts, device, kind);
         let model = root.at("model");
         let hidden = config.hidden_size;

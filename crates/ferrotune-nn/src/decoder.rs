@@ -2,13 +2,21 @@
 
 use tch::{Kind, Tensor};
 
-use crate::{Error, KvCache, Parameter, Pass, Projection, Result, Tokens};
+use crate::{Error, KvCache, Parameter, Pass, Projection, Result, Role, Tokens, WeightSpec, weights::Alias};
 
-/// Tensors that released checkpoints hold and no model reads: rotary frequencies are computed, and a tied head may be
-/// stored a second time.
+/// Tensors that released checkpoints hold and no model reads: rotary frequencies are computed.
+pub const IGNORED_TENSORS: &[&str] = &["rotary_emb.inv_freq"];
+
+/// The token embeddings of a decoder. Where the head is tied to them, files may hold the one tensor under either name,
+/// or under both.
 #[must_use]
-pub fn ignored_tensors(tie_word_embeddings: bool) -> &'static [&'static str] {
-    if tie_word_embeddings { &["rotary_emb.inv_freq", "lm_head.weight"] } else { &["rotary_emb.inv_freq"] }
+pub fn embedding_spec(vocab_size: i64, hidden_size: i64, tie_word_embeddings: bool) -> WeightSpec {
+    WeightSpec {
+        name: "model.embed_tokens.weight".to_owned(),
+        role: Role::Embedding,
+        shape: vec![vocab_size, hidden_size],
+        alias: tie_word_embeddings.then(|| Alias { name: "lm_head.weight".to_owned(), slice: None }),
+    }
 }
 
 /// The position of the first of `tokens`, after checking that all fit.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ferrotune_core::BoxError;
 
-use crate::{EndRow, EvaluationRow, TrainingRow, TrainingSummary};
+use crate::{EndRow, Evaluation, EvaluationRow, TrainingRow, TrainingSummary};
 
 /// What happened. References are valid during the call only.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,8 @@ pub enum Event<'a> {
     Evaluated {
         /// The row of the loss history.
         row: &'a EvaluationRow,
-        /// `exp` of the loss; infinite where that overflows.
-        perplexity: f64,
+        /// All of its figures.
+        evaluation: &'a Evaluation,
     },
     /// A checkpoint is about to be written: logs put on disk what they hold.
     CheckpointBegun {

@@ -37,6 +37,9 @@
 //! A run that is killed at any moment and resumed gives, on a CPU with the same number of threads, the same weights bit
 //! for bit as one that was left alone: a checkpoint holds the trainable tensors, the moments, each tensor's count of
 //! steps, the generators' states, the place in the data and the sums that no row of the history covers yet.
+//!
+//! The generators are libtorch's own, one per device for the whole process. Two runs at once in one process, or anything
+//! else in it that draws from them, disturb each other's dropout; give each run a process.
 
 mod checkpoint;
 mod config;

@@ -132,7 +132,8 @@ pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<()> {
     let temporary = path.with_file_name(format!("{TEMPORARY}{name}"));
     let written = fs::write(&temporary, contents)
         .and_then(|()| File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()));
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);
         Error::io("write", path)(source)

@@ -86,16 +86,33 @@ impl Formatter for Python<'_> {
     }
 }
 
-/// A finite number as Python's `repr` gives it: the shortest digits that read back equal, an exponent of at least two
-/// digits below 1e-4 and from 1e16.
+/// A finite number as Python's `repr` gives it: the shortest digits that read back equal, the nearest of them, an even
+/// last digit where two are equally near; an exponent of at least two digits below 1e-4 and from 1e16.
 fn float(value: f64) -> String {
-    // Rust's `{:e}` has the same shortest digits: `d.ddde-5`.
-    let scientific = format!("{value:e}");
+    let shortest = format!("{value:e}");
+    let digits = shortest.bytes().take_while(|&byte| byte != b'e').filter(u8::is_ascii_digit).count();
+    // Losses and norms come from single precision, whose exact decimals often end in a 5 right behind the shortest
+    // digits. Rust's shortest form rounds that up, its form of a given length rounds it to even.
+    let rounded = format!("{value:.*e}", digits - 1);
+    let scientific = if rounded.parse() == Ok(value) { rounded } else { shortest };
     let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
     let Ok(exponent) = exponent.parse::<i32>() else { return scientific };
     if value != 0.0 && !(-4..16).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{digits}e{sign}{:02}", exponent.abs());
     }
-    format!("{value:?}")
+    positional(digits, exponent)
+}
+
+/// `d.ddd` times ten to the exponent without an exponent, with at least one digit behind the point.
+fn positional(digits: &str, exponent: i32) -> String {
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits), |digits| ("-", digits));
+    let mut digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+    let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or(0));
+    if exponent < 0 {
+        return format!("{sign}0.{}{digits}", zeros(-exponent - 1));
+    }
+    digits += &zeros(exponent + 2 - digits.len() as i32);
+    digits.insert(exponent as usize + 1, '.');
+    format!("{sign}{digits}")
 }

@@ -297,7 +297,7 @@ impl<'a> Session<'a> {
             self.state.best_global_step = Some(step);
         }
         self.state.log_history.push(LogRow::Evaluation(row.clone()));
-        self.emit(&Event::Evaluated { row: &row, perplexity: evaluation.perplexity })
+        self.emit(&Event::Evaluated { row: &row, evaluation: &evaluation })
     }
 
     fn save(&mut self) -> Result<()> {

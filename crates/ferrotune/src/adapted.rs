@@ -35,7 +35,12 @@ pub struct Adapted {
 ///
 /// # Errors
 /// What reading and building give; an adapter that matches nothing, or was made for another model, by name.
-pub fn adapt(folder: &AutoCausalLm, start: Start<'_>, storage: impl Storage, options: &LoadOptions) -> Result<Adapted> {
+pub fn adapt(
+    folder: &AutoCausalLm,
+    start: Start<'_>,
+    storage: impl Storage,
+    options: &LoadOptions,
+) -> Result<Adapted> {
     let (config, mut builder) = match start {
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
         Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),
@@ -70,7 +75,8 @@ pub fn merge(folder: &AutoCausalLm, adapter: &AdapterWeights, output: &Path) -> 
     };
     writer.finish()?;
     let path = output.join("config.json");
-    std::fs::write(&path, format!("{:#}\n", Value::Object(fields))).map_err(|source| Error::Io { path, source })?;
+    std::fs::write(&path, format!("{:#}\n", Value::Object(fields)))
+        .map_err(|source| Error::Io { path, source })?;
     copy_companions(folder.folder(), output)?;
     Ok(merged)
 }
@@ -103,7 +109,8 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     for name in COMPANIONS {
         let source = from.join(name);
         if source.is_file() {
-            std::fs::copy(&source, to.join(name)).map_err(|problem| Error::Io { path: source, source: problem })?;
+            std::fs::copy(&source, to.join(name))
+                .map_err(|problem| Error::Io { path: source, source: problem })?;
         }
     }
     Ok(())

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use ferrotune_llama2::Llama2;
 use ferrotune_mixtral::{AuxiliaryLoss, Mixtral};
 use ferrotune_nn::{
-    CausalLm, ProjectionBuilder, WeightSource, WeightSpec,
-    checkpoint::Checkpoint,
-    config::ConfigFile,
+    CausalLm, ProjectionBuilder, WeightSource, WeightSpec, checkpoint::Checkpoint, config::ConfigFile,
 };
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
@@ -79,7 +77,9 @@ impl AutoCausalLm {
     }
 
     fn from_config(folder: &Path, config_file: ConfigFile) -> Result<Self> {
-        if let Some(quantization) = config_file.fields().get("quantization_config").filter(|value| !value.is_null()) {
+        if let Some(quantization) =
+            config_file.fields().get("quantization_config").filter(|value| !value.is_null())
+        {
             let expected = "absent: quantized checkpoints are not read; use the model's 16-bit folder";
             return Err(config_file.refuse("quantization_config", quantization, expected).into());
         }
@@ -138,7 +138,8 @@ impl AutoCausalLm {
         let specs = self.weights();
         let all = specs.iter().map(count).sum();
         let Architecture::Mixtral(config) = &self.architecture else { return (all, all) };
-        let experts: u64 = specs.iter().filter(|spec| spec.role == ferrotune_nn::Role::Expert).map(count).sum();
+        let experts: u64 =
+            specs.iter().filter(|spec| spec.role == ferrotune_nn::Role::Expert).map(count).sum();
         let (chosen, held) = (config.num_experts_per_tok as u64, config.num_local_experts as u64);
         (all, all - experts + experts / held * chosen)
     }
@@ -166,7 +167,11 @@ impl AutoCausalLm {
     /// # Errors
     /// A missing, misshapen or unexpected tensor, by name; a folder without readable weights, with the remedy; what
     /// the builder refuses.
-    pub fn load(&self, options: &LoadOptions, builder: &mut dyn ProjectionBuilder) -> Result<Box<dyn CausalLm>> {
+    pub fn load(
+        &self,
+        options: &LoadOptions,
+        builder: &mut dyn ProjectionBuilder,
+    ) -> Result<Box<dyn CausalLm>> {
         self.load_from(&Checkpoint::open(&self.folder)?, options, builder)
     }
 
@@ -182,7 +187,9 @@ impl AutoCausalLm {
     ) -> Result<Box<dyn CausalLm>> {
         let LoadOptions { device, kind, auxiliary_loss } = *options;
         Ok(match &self.architecture {
-            Architecture::Llama2(config) => Box::new(Llama2::load(config.clone(), source, device, kind, builder)?),
+            Architecture::Llama2(config) => {
+                Box::new(Llama2::load(config.clone(), source, device, kind, builder)?)
+            }
             Architecture::Mixtral(config) => {
                 Box::new(Mixtral::load(config.clone(), auxiliary_loss, source, device, kind, builder)?)
             }

@@ -38,7 +38,11 @@ impl Compute {
             ("f16", _) => Kind::Half,
             (other, _) => {
                 let (setting, expected) = ("dtype", "auto, f32, bf16 or f16");
-                return Err(Error::Setting { setting, found: other.to_owned(), expected: expected.to_owned() });
+                return Err(Error::Setting {
+                    setting,
+                    found: other.to_owned(),
+                    expected: expected.to_owned(),
+                });
             }
         };
         if let Some(threads) = self.threads {

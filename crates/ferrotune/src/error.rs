@@ -49,8 +49,26 @@ pub enum Error {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A grown base model does not know what it was told.
+    #[error(
+        "the base model {model} completes a share of {found:.2} of the facts it was grown on, expected {expected}; \
+         fine-tuning it would show nothing, so grow it longer or from another seed"
+    )]
+    Recall {
+        /// The model.
+        model: String,
+        /// Share of facts completed.
+        found: f64,
+        /// The least share.
+        expected: f64,
+    },
+    /// A report could not be written.
+    #[error(transparent)]
+    Report(#[from] crate::report::ReportError),
     /// A tokenizer has more ids than its model.
-    #[error("`{folder}` has a tokenizer with {tokenizer} ids and a model with {model}; they do not belong together")]
+    #[error(
+        "`{folder}` has a tokenizer with {tokenizer} ids and a model with {model}; they do not belong together"
+    )]
     VocabularyMismatch {
         /// The model folder.
         folder: PathBuf,
@@ -68,7 +86,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// No family of models goes by this name.
-    #[error("field `model_type` of `{folder}/config.json` is `{found}`, expected one of: llama, mistral, mixtral")]
+    #[error(
+        "field `model_type` of `{folder}/config.json` is `{found}`, expected one of: llama, mistral, mixtral"
+    )]
     UnknownFamily {
         /// The model folder.
         folder: PathBuf,

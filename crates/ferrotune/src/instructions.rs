@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use ferrotune_core::Sample;
 use ferrotune_data::{
-    FileReport, Format, LastBatch, Limits, Prepared, Progress, Record, Split, SplitSizes, Strictness, Tokenizer,
-    batches, evaluation_batches, kept_by_all, prepare, read_files, split,
+    FileReport, Format, LastBatch, Limits, Prepared, Progress, Record, Split, SplitSizes, Strictness,
+    Tokenizer, batches, evaluation_batches, kept_by_all, prepare, read_files, split,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
 //! Fine-tune LLaMA 2 and Mixtral with LoRA on libtorch, and measure whether it helped.
 //!
 //! This crate composes the others and re-exports them: [`AutoCausalLm`] opens a Hugging Face folder of any family,
-//! [`ScoredModel`] gives evaluation what it needs of a model, and [`study`] fine-tunes and compares several models.
+//! [`ScoredModel`] gives evaluation what it needs of a model, [`study`] fine-tunes and compares several models, and [`report`]
+//! writes down what came out. [`builtin`] is a whole study that needs no download.
 
 pub use ferrotune_adapters as adapters;
 pub use ferrotune_bert as bert;
@@ -17,6 +18,7 @@ pub use tch;
 
 mod adapted;
 mod auto;
+mod builtin;
 mod compute;
 mod error;
 mod grow;
@@ -25,10 +27,13 @@ mod measure;
 mod scored;
 mod upcycle;
 
+pub mod demo;
+pub mod report;
 pub mod study;
 
 pub use adapted::{Adapted, Start, adapt, copy_companions, merge};
 pub use auto::{Architecture, AutoCausalLm, LoadOptions};
+pub use builtin::builtin;
 pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};
 pub use grow::grow;

@@ -83,8 +83,10 @@ impl Measure {
         if let Some(folder) = &config.wordnet {
             registry = registry.with_wordnet(&Arc::new(ferrotune_eval::meteor::WordNet::open(folder)?))?;
         }
-        let names: Vec<&str> = config.metrics.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-        let text_metrics = names.iter().copied().filter(|&name| name != PERPLEXITY).collect::<Vec<_>>().join(",");
+        let names: Vec<&str> =
+            config.metrics.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let text_metrics =
+            names.iter().copied().filter(|&name| name != PERPLEXITY).collect::<Vec<_>>().join(",");
         let perplexity = names.contains(&PERPLEXITY);
         if !(text_metrics.is_empty() && perplexity) {
             registry.resolve(&text_metrics)?; // before hours of training, not after
@@ -131,8 +133,10 @@ impl Measure {
             measured.records.push(Record::new(run, &measurement, &bootstrap, start.elapsed().as_secs_f64())?);
         }
         if !self.text_metrics.is_empty() {
-            let prompts =
-                records.iter().map(|record| encode_prompt(record, tokenizer)).collect::<Result<Vec<_>, _>>()?;
+            let prompts = records
+                .iter()
+                .map(|record| encode_prompt(record, tokenizer))
+                .collect::<Result<Vec<_>, _>>()?;
             let limits = GenerationLimits {
                 max_new_tokens: self.config.max_new_tokens,
                 stop: Vec::new(),

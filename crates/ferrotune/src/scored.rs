@@ -25,8 +25,8 @@ pub struct ScoredModel<'m, T> {
     batch_tokens: usize,
 }
 
-impl<'m, T: Tokenize> ScoredModel<'m, T> {
-    /// The port over `model`.
+impl<'m, T> ScoredModel<'m, T> {
+    /// The port over `model`. Scoring ids alone needs no tokenizer; `&()` will do.
     #[must_use]
     pub fn new(model: &'m dyn CausalLm, tokenizer: &'m T) -> Self {
         Self { model, tokenizer, batch_tokens: DEFAULT_BATCH_TOKENS }
@@ -44,10 +44,13 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
     /// [`Error::TextTooLong`] for a row that is longer than the model's positions; what the model gives.
     pub fn score_ids(&self, rows: &[(Vec<u32>, Vec<bool>)]) -> Result<Vec<Likelihood>> {
         let limit = self.model.max_positions();
-        if let Some((index, (ids, _))) = rows.iter().enumerate().find(|(_, (ids, _))| ids.len() as i64 > limit) {
+        if let Some((index, (ids, _))) =
+            rows.iter().enumerate().find(|(_, (ids, _))| ids.len() as i64 > limit)
+        {
             return Err(Error::TextTooLong { what: format!("row {index}"), found: ids.len(), limit });
         }
-        let mut likelihoods = vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true }; rows.len()];
+        let mut likelihoods =
+            vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true }; rows.len()];
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(rows[row].0.len()));
         for batch in batches(&order, |row| rows[row].0.len(), self.batch_tokens) {
@@ -56,7 +59,12 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
         Ok(likelihoods)
     }
 
-    fn score_batch(&self, rows: &[(Vec<u32>, Vec<bool>)], batch: &[usize], into: &mut [Likelihood]) -> Result<()> {
+    fn score_batch(
+        &self,
+        rows: &[(Vec<u32>, Vec<bool>)],
+        batch: &[usize],
+        into: &mut [Likelihood],
+    ) -> Result<()> {
         let lengths: Vec<i64> = batch.iter().map(|&row| rows[row].0.len() as i64).collect();
         let width = lengths.iter().copied().max().unwrap_or(0);
         if width < 2 {
@@ -66,7 +74,8 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
         for (place, &row) in ids.chunks_mut(width as usize).zip(batch) {
             place.iter_mut().zip(&rows[row].0).for_each(|(place, &id)| *place = i64::from(id));
         }
-        let ids = Tensor::from_slice(&ids).f_view([batch.len() as i64, width])?.f_to_device(self.model.device())?;
+        let ids =
+            Tensor::from_slice(&ids).f_view([batch.len() as i64, width])?.f_to_device(self.model.device())?;
         let (scores, greedy) =
             tch::no_grad(|| token_log_likelihoods(self.model, &Tokens::padded(&ids, &lengths)))?;
         let scores = Vec::<f32>::try_from(scores.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?)?;
@@ -83,15 +92,23 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
         }
         Ok(())
     }
+}
 
+impl<T: Tokenize> ScoredModel<'_, T> {
     /// Answers to prompts given as ids, BOS included. Prompts of one length are continued together.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] for a prompt that leaves no position to answer in; what the model gives.
     pub fn generate_ids(&self, prompts: &[Vec<u32>], limits: &GenerationLimits) -> Result<Vec<Generation>> {
         let positions = self.model.max_positions();
-        if let Some((index, prompt)) = prompts.iter().enumerate().find(|(_, prompt)| prompt.len() as i64 >= positions) {
-            return Err(Error::TextTooLong { what: format!("prompt {index}"), found: prompt.len(), limit: positions });
+        if let Some((index, prompt)) =
+            prompts.iter().enumerate().find(|(_, prompt)| prompt.len() as i64 >= positions)
+        {
+            return Err(Error::TextTooLong {
+                what: format!("prompt {index}"),
+                found: prompt.len(),
+                limit: positions,
+            });
         }
         let sampling = Sampling {
             temperature: limits.temperature,
@@ -108,8 +125,10 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
         for same_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
             let reach = |prompt: usize| prompts[prompt].len() + limits.max_new_tokens;
             for batch in batches(same_length, reach, self.batch_tokens) {
-                let ids: Vec<Vec<i64>> =
-                    batch.iter().map(|&prompt| prompts[prompt].iter().map(|&id| i64::from(id)).collect()).collect();
+                let ids: Vec<Vec<i64>> = batch
+                    .iter()
+                    .map(|&prompt| prompts[prompt].iter().map(|&id| i64::from(id)).collect())
+                    .collect();
                 for (&prompt, continued) in batch.iter().zip(generate(self.model, &ids, &sampling)?) {
                     answers[prompt] = Some(self.decoded(&continued, limits)?);
                 }
@@ -126,7 +145,12 @@ impl<'m, T: Tokenize> ScoredModel<'m, T> {
         let ids: Vec<u32> = continued.ids.iter().map(|&id| id as u32).collect();
         let mut text = self.tokenizer.decode(&ids).map_err(|source| Error::Decode { source })?;
         let mut stop = if continued.ended { StopReason::EndOfSequence } else { StopReason::Length };
-        let first = limits.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min();
+        let first = limits
+            .stop
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| text.find(stop.as_str()))
+            .min();
         if let Some(end) = first {
             text.truncate(end);
             stop = StopReason::StopText;
@@ -156,7 +180,11 @@ impl<T: Tokenize> LanguageModel for ScoredModel<'_, T> {
         Ok(self.score_ids(&rows)?)
     }
 
-    fn generate(&mut self, prompts: &[String], limits: &GenerationLimits) -> Result<Vec<Generation>, BoxError> {
+    fn generate(
+        &mut self,
+        prompts: &[String],
+        limits: &GenerationLimits,
+    ) -> Result<Vec<Generation>, BoxError> {
         let prompts = prompts
             .iter()
             .map(|prompt| {
@@ -189,4 +217,3 @@ fn batches(order: &[usize], length: impl Fn(usize) -> usize, tokens: usize) -> V
     }
     pieces
 }
-

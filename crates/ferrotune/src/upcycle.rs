@@ -32,8 +32,11 @@ pub struct Upcycle {
 /// [`Error::Upcycle`] for a model that is not dense, has biases (Mixtral has none) or for senseless numbers of experts;
 /// what reading and writing give.
 pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u64> {
-    let refuse = |reason: &str| Error::Upcycle { folder: dense.folder().to_owned(), reason: reason.to_owned() };
-    let Architecture::Llama2(config) = dense.architecture() else { return Err(refuse("it is a mixture already")) };
+    let refuse =
+        |reason: &str| Error::Upcycle { folder: dense.folder().to_owned(), reason: reason.to_owned() };
+    let Architecture::Llama2(config) = dense.architecture() else {
+        return Err(refuse("it is a mixture already"));
+    };
     if config.attention_bias || config.mlp_bias {
         return Err(refuse("its projections have biases, and Mixtral's have none"));
     }
@@ -50,7 +53,10 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
         let tensor = match spec.role {
             Role::Router => {
                 let fresh = Tensor::f_empty(&spec.shape, (Kind::Float, Device::Cpu))?;
-                fresh.shallow_clone().f_normal_(0.0, config.initializer_range)?.f_to_kind(router_kind(&source)?)?
+                fresh
+                    .shallow_clone()
+                    .f_normal_(0.0, config.initializer_range)?
+                    .f_to_kind(router_kind(&source)?)?
             }
             Role::Expert => source.read(&dense_name(&spec.name))?,
             _ => source.read(&spec.name)?,
@@ -60,7 +66,8 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
     }
     writer.finish()?;
     let path = output.join("config.json");
-    std::fs::write(&path, format!("{:#}\n", Value::Object(fields))).map_err(|source| Error::Io { path, source })?;
+    std::fs::write(&path, format!("{:#}\n", Value::Object(fields)))
+        .map_err(|source| Error::Io { path, source })?;
     Ok(written)
 }
 
@@ -80,7 +87,11 @@ fn dense_name(expert: &str) -> String {
     format!("{block}.mlp.{dense}.weight")
 }
 
-fn grown_config(dense: &AutoCausalLm, config: &ferrotune_llama2::Config, plan: &Upcycle) -> Map<String, Value> {
+fn grown_config(
+    dense: &AutoCausalLm,
+    config: &ferrotune_llama2::Config,
+    plan: &Upcycle,
+) -> Map<String, Value> {
     let mut fields = dense.config_file().fields().clone();
     for dropped in ["mlp_bias", "attention_bias", "pretraining_tp", "_name_or_path"] {
         fields.shift_remove(dropped);

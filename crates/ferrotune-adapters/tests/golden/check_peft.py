@@ -1,4 +1,4 @@
-"""Loads adapters that Ferrotune wrote with PEFT's own reader and compares logits.
+"""Loads adapters and merged checkpoints that Ferrotune wrote with PEFT's and transformers' readers and compares logits.
 
     FERROTUNE_INTEROP=/some/folder cargo test -p ferrotune-adapters adapters_for_pefts_own_reader
     python check_peft.py /some/folder
@@ -31,11 +31,18 @@ def check(folder):
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, folder / "adapter").eval()
     complaints = [str(warning.message) for warning in caught if "adapter keys" in str(warning.message)]
-    expected = model(input_ids=torch.tensor(json.loads((folder / "ids.json").read_text()))).logits
+    merged, report = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32, output_loading_info=True)
+    complaints += [f"{kind}: {sorted(keys)}" for kind, keys in report.items() if keys]
+    ids = torch.tensor(json.loads((folder / "ids.json").read_text()))
     found = load_file(folder / "logits.safetensors")["logits"]
-    relative = ((found - expected).abs().max() / expected.abs().max()).item()
-    return {"adapter": folder.name, "ok": relative <= LOGITS_RELATIVE and not complaints, "relative": relative,
-            "complaints": complaints}
+
+    def relative(expected):
+        return ((found - expected).abs().max() / expected.abs().max()).item()
+
+    result = {"adapter": folder.name, "relative": relative(model(input_ids=ids).logits),
+              "merged_relative": relative(merged(input_ids=ids).logits), "complaints": complaints}
+    worst = max(result["relative"], result["merged_relative"])
+    return result | {"ok": worst <= LOGITS_RELATIVE and not complaints}
 
 
 def main():

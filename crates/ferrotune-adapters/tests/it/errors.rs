@@ -10,7 +10,7 @@ use ferrotune_nn::{
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use crate::support::{alone, Model, golden, json as read_json};
+use crate::support::{Model, alone, golden, json as read_json};
 
 /// The whole sentence that a user sees.
 fn sentence(error: &dyn std::error::Error) -> String {
@@ -157,7 +157,8 @@ fn an_adapter_of_another_model_is_refused_with_the_tensor() {
     // A tensor too few, one too many, and a rank that the file does not have.
     let folder = copy("llama-attention");
     let file = folder.path().join("adapter_model.safetensors");
-    let copies = || open("llama-attention").tensors().iter().map(|(k, t)| (k.clone(), t.copy())).collect::<Vec<_>>();
+    let copies =
+        || open("llama-attention").tensors().iter().map(|(k, t)| (k.clone(), t.copy())).collect::<Vec<_>>();
     let mut tensors = copies();
     tensors.retain(|(name, _)| name != q);
     let write = |tensors: &[(String, Tensor)]| {
@@ -252,6 +253,18 @@ fn what_cannot_be_built_says_why_and_what_there_is() {
             "llama-gqa",
             LoraConfig { init_lora_weights: Init::Other("eva".into()), ..d() },
             vec!["init_lora_weights", "gaussian"],
+        ),
+        (
+            "a pattern for a module that is not adapted",
+            "llama-gqa",
+            LoraConfig { alpha_pattern: vec![("k_proj".into(), 2.0)], ..d() },
+            vec!["`k_proj` in `alpha_pattern`", "has `q_proj`, `v_proj`"],
+        ),
+        (
+            "a stacked parameter and a part of it in full",
+            "mixtral",
+            LoraConfig { target_parameters: vec!["gate_up_proj".into()], ..saved(&["w3"]) },
+            vec!["gate_up_proj", "modules_to_save"],
         ),
         ("rank 0", "llama-gqa", LoraConfig { r: 0, ..d() }, vec!["`r`", "above 0"]),
     ];

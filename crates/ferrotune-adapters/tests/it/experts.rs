@@ -3,14 +3,17 @@
 use ferrotune_adapters::{Lora, LoraConfig, TargetModules};
 use ferrotune_mixtral::{AuxiliaryLoss, Config, Mixtral};
 use ferrotune_nn::{
-    CausalLm, Dense, GroupedSite, Part, Pass, ProjectionBuilder, Role, RowGroups, Tokens, WeightSpec,
-    Weights, config::ConfigFile, weights::Initialized,
+    CausalLm, Dense, Gradient, GroupedSite, Part, Pass, ProjectionBuilder, Role, RowGroups, Tokens,
+    WeightSpec, Weights, config::ConfigFile, weights::Initialized,
 };
 use ferrotune_torch::{backward, flops};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
-use crate::{projections::check_gradients, support::{alone, shake};
+use crate::{
+    projections::check_gradients,
+    support::{alone, shake},
+};
 
 const EXPERTS: i64 = 4;
 
@@ -127,5 +130,28 @@ fn doubling_the_experts_at_fixed_top_k_costs_under_5_percent() {
         println!("8 experts {once}, 16 experts {twice}: {:+.2} %", 100.0 * growth);
         assert!(growth.abs() < COST, "{growth}");
         assert!(once > 0);
+    }
+}
+
+#[test]
+fn experts_that_are_built_alone_need_a_gradient_only_when_a_row_reaches_them() {
+    let _alone = alone();
+    let source = source();
+    let root = Weights::new(&source, Device::Cpu, Kind::Float).at("layers.0.moe.experts");
+    let config = LoraConfig {
+        target_modules: TargetModules::list(["w1"]),
+        modules_to_save: vec!["0.w3".into()],
+        ..LoraConfig::default()
+    };
+    let mut lora = Lora::new(config, Dense).unwrap();
+    let group = lora.grouped(&site(), &root).unwrap();
+    let adapter = lora.finish().unwrap();
+    let groups = RowGroups::from_counts(&Tensor::from_slice(&[2i64, 3, 0, 1])).unwrap();
+    let x = Tensor::randn([6, 5], (Kind::Float, Device::Cpu));
+    backward(&[(&group.forward(&x, &groups, &Pass::train()).unwrap().sum(Kind::Float), None)]).unwrap();
+    assert_eq!(adapter.parameters().len(), 2 * EXPERTS as usize + 1);
+    for trained in adapter.parameters() {
+        assert_eq!(trained.gradient, Gradient::WhenRouted, "{}", trained.name);
+        assert_eq!(trained.tensor.grad().defined(), !trained.name.contains("experts.2"), "{}", trained.name);
     }
 }

@@ -6,6 +6,7 @@ use ferrotune_adapters::{AdapterWeights, Bias, LoraAdapter, LoraConfig, TargetMo
 use ferrotune_nn::{Pass, checkpoint::write_file};
 use serde_json::{Value, json};
 
+use crate::merging::merge_into;
 use crate::support::{Model, alone, golden, ids, json as read_json, largest, logits, shake};
 
 /// The golden adapters and the models they are for.
@@ -75,6 +76,8 @@ fn options() -> Vec<(&'static str, LoraConfig)> {
                 ..with(&["q_proj"])
             },
         ),
+        ("mixtral", LoraConfig { modules_to_save: vec!["gate".into()], ..with(&["k_proj"]) }),
+        ("mixtral", with(&["gate", "w2"])),
         ("llama-tied", LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..with(&["v_proj"]) }),
         ("mixtral", LoraConfig { target_modules: TargetModules::AllLinear, lora_dropout: 0.1, ..with(&[]) }),
         (
@@ -179,7 +182,7 @@ fn saving_leaves_whole_files_and_nothing_else() {
     assert_eq!(names(parent.path()), ["adapter", "file", "second"]);
 }
 
-/// Writes adapters with our logits where `FERROTUNE_INTEROP` says, for `../golden/check_peft.py`.
+/// Writes adapters, merged checkpoints and our logits where `FERROTUNE_INTEROP` says, for `../golden/check_peft.py`.
 #[test]
 fn adapters_for_pefts_own_reader() {
     let _alone = alone();
@@ -198,5 +201,11 @@ fn adapters_for_pefts_own_reader() {
         let base = golden().join("models").join(name).canonicalize().unwrap();
         fs::write(folder.join("ids.json"), json!(rows).to_string()).unwrap();
         fs::write(folder.join("base"), base.display().to_string()).unwrap();
+        let merged = folder.join("merged");
+        fs::create_dir_all(&merged).unwrap();
+        merge_into(&model(name), &adapter.weights().unwrap(), &merged);
+        let mut config = read_json(&base.join("config.json"));
+        config["tie_word_embeddings"] = json!(model(name).tied());
+        fs::write(merged.join("config.json"), config.to_string()).unwrap();
     }
 }

@@ -1,5 +1,9 @@
 //! Adapters against PEFT's numbers, against each other, and against bad input.
 
+// Everything here is a test; the lint's own exception does not reach the functions that tests share. The figures that
+// tests print are read by developers.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod errors;
 mod experts;
 mod files;

@@ -9,7 +9,7 @@ use ferrotune_nn::{
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
-use crate::support::{alone, Model, json};
+use crate::support::{Model, alone, json};
 
 const WIDTH: i64 = 4;
 

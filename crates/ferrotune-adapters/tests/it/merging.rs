@@ -9,12 +9,12 @@ use ferrotune_nn::{
 };
 use tch::{Kind, Tensor};
 
-use crate::support::{alone, LOGITS, Model, golden, ids, json, largest, logits, norm_relative, shake};
+use crate::support::{LOGITS, Model, alone, golden, ids, json, largest, logits, norm_relative, shake};
 
 /// One product and one sum in 32 bits.
 const MERGED: f64 = 1e-6;
 
-fn merge_into(model: &Model, weights: &AdapterWeights, folder: &Path) -> Merged {
+pub(crate) fn merge_into(model: &Model, weights: &AdapterWeights, folder: &Path) -> Merged {
     let mut writer = CheckpointWriter::new(folder);
     let merged = model.with_source(|source| merge(source, &model.specs(), weights, &mut writer)).unwrap();
     writer.finish().unwrap();

@@ -1,16 +1,16 @@
 //! Adapters that PEFT wrote, with its logits, its gradients and its ten steps.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
-use ferrotune_adapters::{AdapterWeights, LoraAdapter};
+use ferrotune_adapters::{AdapterWeights, LoraAdapter, LoraConfig, TargetModules};
 use ferrotune_nn::{
-    CausalLm, Pass, Tokens, WeightSource,
+    CausalLm, Pass, Tokens, WeightSource, WeightSpec,
     checkpoint::Checkpoint,
     loss::{Labelled, causal_lm_loss},
 };
 use ferrotune_torch::backward;
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::support::{LOGITS, Model, golden, json, largest, norm_relative};
 
@@ -131,18 +131,18 @@ fn check(name: &str) {
     }
 }
 
-/// AdamW as the golden file describes it, written out so that this crate is tested without a trainer.
-fn check_steps(name: &str, case: &Case, losses: &[f64]) {
+/// AdamW as the golden file describes it, written out so that this crate is tested without a trainer. Returns the largest
+/// relative distance of a loss.
+fn train(adapter: &LoraAdapter, losses: &[f64], loss: impl Fn() -> f64) -> f64 {
     let trained: Vec<Tensor> =
-        case.adapter.parameters().iter().map(|trained| trained.tensor.shallow_clone()).collect();
+        adapter.parameters().iter().map(|trained| trained.tensor.shallow_clone()).collect();
     let mut moments: Vec<(Tensor, Tensor)> =
         trained.iter().map(|t| (t.zeros_like(), t.zeros_like())).collect();
     let (rate, beta1, beta2, epsilon) = (1e-2, 0.9, 0.999, 1e-8);
     let mut worst = 0.0f64;
     for (step, expected) in (1..).zip(losses) {
         trained.iter().for_each(|tensor| tensor.shallow_clone().zero_grad());
-        let loss = case.loss();
-        worst = worst.max((loss / expected - 1.0).abs());
+        worst = worst.max((loss() / expected - 1.0).abs());
         tch::no_grad(|| {
             let square: f64 =
                 trained.iter().map(|tensor| tensor.grad().square().sum(Kind::Double).double_value(&[])).sum();
@@ -157,6 +157,11 @@ fn check_steps(name: &str, case: &Case, losses: &[f64]) {
             }
         });
     }
+    worst
+}
+
+fn check_steps(name: &str, case: &Case, losses: &[f64]) {
+    let worst = train(&case.adapter, losses, || case.loss());
     assert!(worst < TRAINING, "{name}: losses {worst}");
     let found = case.adapter.weights().unwrap();
     let mut worst_tensor = 0.0f64;
@@ -166,6 +171,100 @@ fn check_steps(name: &str, case: &Case, losses: &[f64]) {
         assert!(distance < TRAINING, "{name}: {key} {distance}");
     }
     println!("{name}: losses {worst:.1e}, trained tensors {worst_tensor:.1e}");
+}
+
+/// Compares tensors with what the golden file tells of each: its norm, its first values and its last.
+fn check_digests(tensors: &BTreeMap<String, Tensor>, digests: &Value) -> f64 {
+    let digests = digests.as_object().unwrap();
+    assert_eq!(digests.len(), tensors.len());
+    let mut worst = 0.0f64;
+    for (key, digest) in digests {
+        let tensor = tensors[key].to_kind(Kind::Double).view(-1);
+        let norm = digest["norm"].as_f64().unwrap();
+        worst = worst.max((tensor.norm().double_value(&[]) / norm - 1.0).abs());
+        let scale = norm / (tensor.numel() as f64).sqrt(); // a value's usual size
+        let first = digest["first"].as_array().unwrap().iter().enumerate();
+        let last = (tensor.numel() - 1, &digest["last"]);
+        for (place, value) in first.chain([last]) {
+            let distance = (tensor.double_value(&[place as i64]) - value.as_f64().unwrap()).abs() / scale;
+            worst = worst.max(distance);
+            assert!(distance < TRAINING, "{key}[{place}] {distance}");
+        }
+    }
+    worst
+}
+
+#[test]
+fn a_real_model_trains_as_in_peft() {
+    let shared = std::env::var_os("FERROTUNE_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), Into::into);
+    let folder = shared.join("data/tinystories-656k");
+    if !folder.is_dir() {
+        println!("skipped: no `{}`; FERROTUNE_SHARED names the folder that holds `data`", folder.display());
+        return;
+    }
+    let facts = json(&golden().join("expected/tinystories.json"))["lora"].clone();
+    // Its file holds the head and no embedding; both are frozen here, so that the untied model is the same one.
+    let base = Model::at(&folder).untied();
+    let targets: Vec<String> = serde_json::from_value(facts["targets"].clone()).unwrap();
+    let config = LoraConfig {
+        r: facts["rank"].as_i64().unwrap(),
+        lora_alpha: facts["alpha"].as_f64().unwrap(),
+        target_modules: TargetModules::list(targets.iter().cloned()),
+        ..LoraConfig::default()
+    };
+    // A[i, j] = 0.05 sin(131 i + 17 j + 7 m) and B[i, j] = 0.05 cos(17 i + 131 j + 7 m) for the m-th adapted matrix.
+    let wave = |shape: [i64; 2], (rows, columns): (f64, f64), m: f64| {
+        let axis = |length| Tensor::arange(length, (Kind::Double, Device::Cpu));
+        (axis(shape[0]) * rows).unsqueeze(1) + (axis(shape[1]) * columns).unsqueeze(0) + 7.0 * m
+    };
+    let specs = base.specs();
+    let layers = specs.iter().filter(|spec| spec.name.ends_with("q_proj.weight")).count();
+    let places = (0..layers).flat_map(|layer| targets.iter().map(move |target| (layer, target)));
+    let mut tensors = BTreeMap::new();
+    for (m, (layer, target)) in places.enumerate() {
+        let of = |spec: &&WeightSpec| {
+            spec.name.contains(&format!("layers.{layer}."))
+                && spec.name.ends_with(&format!("{target}.weight"))
+        };
+        let spec = specs.iter().find(of).unwrap();
+        let key = |factor: &str| {
+            format!("base_model.model.{}.{factor}.weight", spec.name.strip_suffix(".weight").unwrap())
+        };
+        let a = wave([config.r, spec.shape[1]], (131.0, 17.0), m as f64).sin() * 0.05;
+        let b = wave([spec.shape[0], config.r], (17.0, 131.0), m as f64).cos() * 0.05;
+        tensors.insert(key("lora_A"), a.to_kind(Kind::Float));
+        tensors.insert(key("lora_B"), b.to_kind(Kind::Float));
+    }
+    let (model, adapter) = base.read(&AdapterWeights::new(config, tensors).unwrap());
+    let rows: Vec<Vec<i64>> = serde_json::from_value(facts["rows"].clone()).unwrap();
+    let width = rows.iter().map(Vec::len).max().unwrap();
+    let prefix = facts["unsupervised_prefix"].as_u64().unwrap() as usize;
+    let padded: Vec<i64> =
+        rows.iter().flat_map(|row| row.iter().copied().chain(vec![0; width - row.len()])).collect();
+    let counts: Vec<bool> =
+        rows.iter().flat_map(|row| (0..width).map(|place| place >= prefix && place < row.len())).collect();
+    let shape = [rows.len() as i64, width as i64];
+    let ids = Tensor::from_slice(&padded).view(shape);
+    let supervised = Tensor::from_slice(&counts).view(shape);
+    let lengths: Vec<i64> = rows.iter().map(|row| row.len() as i64).collect();
+    let loss = || {
+        let batch = Labelled { tokens: Tokens::padded(&ids, &lengths), supervised: &supervised };
+        let parts = causal_lm_loss(&*model, &batch, &Pass::train()).unwrap();
+        let loss = parts.negative_log_likelihood / parts.supervised_tokens as f64;
+        backward(&[(&loss, None)]).unwrap();
+        loss.double_value(&[])
+    };
+    let losses: Vec<f64> = serde_json::from_value(facts["losses"].clone()).unwrap();
+    assert!(losses[0] - losses[losses.len() - 1] > 0.5);
+    loss();
+    let gradients = check_digests(&adapter.gradients().unwrap(), &facts["gradients"]);
+    let worst = train(&adapter, &losses, loss);
+    assert!(worst < TRAINING, "losses {worst}");
+    let trained = check_digests(adapter.weights().unwrap().tensors(), &facts["final"]);
+    println!(
+        "tinystories-656k: gradients {gradients:.1e}, losses {worst:.1e}, trained tensors {trained:.1e}"
+    );
 }
 
 #[test]

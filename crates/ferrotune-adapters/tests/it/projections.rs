@@ -3,12 +3,12 @@
 use ferrotune_adapters::{Bias, Init, Lora, LoraAdapter, LoraConfig, TargetModules};
 use ferrotune_nn::{
     Dense, Dims, Pass, Projection, ProjectionBuilder, Role, Site, WeightSource, WeightSpec, Weights,
-    weights::Initialized,
+    seam::Recompute, weights::Initialized,
 };
 use ferrotune_torch::backward;
 use tch::{Device, Kind, Tensor};
 
-use crate::support::{alone, Model, ids, largest, logits, shake};
+use crate::support::{Model, alone, ids, largest, logits, shake};
 
 fn all_linear() -> LoraConfig {
     LoraConfig { target_modules: TargetModules::AllLinear, ..LoraConfig::default() }
@@ -274,5 +274,26 @@ fn what_trains_is_named_counted_and_in_the_order_of_the_model() {
         let expected =
             if exempt(&trained.name) { ferrotune_nn::Decay::Exempt } else { ferrotune_nn::Decay::Applies };
         assert_eq!(trained.decay, expected, "{}", trained.name);
+    }
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_gradients_also_under_dropout() {
+    let _alone = alone();
+    for name in ["llama-gqa", "mixtral"] {
+        let (model, adapter) = Model::open(name).fresh(LoraConfig { lora_dropout: 0.3, ..all_linear() });
+        shake(&adapter, 12);
+        let gradients = |pass: Pass| {
+            adapter.parameters().iter().for_each(|trained| trained.tensor.shallow_clone().zero_grad());
+            tch::manual_seed(13);
+            backward(&[(&logits(&*model, &ids(), &pass).square().mean(Kind::Float), None)]).unwrap();
+            adapter.gradients().unwrap()
+        };
+        let expected = gradients(Pass::train());
+        let found = gradients(Pass::train().with_recompute(Recompute::Blocks));
+        assert_eq!(found.len(), expected.len());
+        for (key, gradient) in &expected {
+            assert_eq!(largest(&found[key], gradient), 0.0, "{key}");
+        }
     }
 }

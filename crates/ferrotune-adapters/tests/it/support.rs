@@ -9,7 +9,7 @@ use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Untied};
 use ferrotune_llama2::Llama2;
 use ferrotune_mixtral::{AuxiliaryLoss, Mixtral};
 use ferrotune_nn::{
-    CausalLm, Dense, Frozen, Hidden, Pass, ProjectionBuilder, Tokens, WeightSource, WeightSpec,
+    CausalLm, Dense, Frozen, Hidden, Pass, ProjectionBuilder, Role, Tokens, WeightSource, WeightSpec,
     checkpoint::Checkpoint, config::ConfigFile,
 };
 use serde_json::Value;
@@ -83,12 +83,15 @@ impl Model {
 
     /// The weights, seen as the configuration asks for them.
     pub(crate) fn with_source<T>(&self, then: impl FnOnce(&dyn WeightSource) -> T) -> T {
-        let head = self.specs().into_iter().find(|spec| spec.role == ferrotune_nn::Role::Head);
-        match head {
-            Some(head) if self.source.shape(&head.name).is_none() => {
-                then(&Untied::new(&self.source, &self.specs()).unwrap())
-            }
-            _ => then(&self.source),
+        let specs = self.specs();
+        let absent = |role| {
+            let spec = specs.iter().find(|spec| spec.role == role);
+            spec.is_some_and(|spec| self.source.shape(&spec.name).is_none())
+        };
+        if !self.tied() && (absent(Role::Head) || absent(Role::Embedding)) {
+            then(&Untied::new(&self.source, &specs).unwrap())
+        } else {
+            then(&self.source)
         }
     }
 

@@ -137,7 +137,8 @@ fn for_each_token_13a(text: &str, buffers: &mut [Vec<u8>; 2], mut with: impl FnM
     let mut rest = text.as_bytes();
     while let Some(start) = rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Space) {
         rest = &rest[start..];
-        let plain = rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Plain).unwrap_or(rest.len());
+        let plain =
+            rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Plain).unwrap_or(rest.len());
         let after = rest.get(plain + 1).copied().unwrap_or(b' ');
         match rest.get(plain).copied().unwrap_or(b' ') {
             next if CLASS[usize::from(next)] == Class::Space => {

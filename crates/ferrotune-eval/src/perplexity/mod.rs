@@ -3,6 +3,7 @@
 
 mod windows;
 
+use ferrotune_core::{Continuation, LanguageModel, Likelihood};
 use ndarray::Array2;
 pub use windows::{Window, disjoint, rolling_windows};
 
@@ -36,6 +37,37 @@ impl TextSize {
     pub fn of(text: &str) -> Self {
         Self { words: python_text::whitespace_pieces(text) as u64, bytes: text.len() as u64 }
     }
+}
+
+/// What a model thinks of texts, each after nothing but BOS, with the sizes that every definition needs.
+///
+/// Each item is an id and a text.
+///
+/// # Errors
+/// [`Error::Model`]; [`Error::LengthMismatch`] if it answers for more or fewer texts.
+pub fn text_likelihoods(
+    model: &mut dyn LanguageModel,
+    texts: &[(&str, &str)],
+) -> Result<Vec<TextLikelihood>> {
+    let requests: Vec<Continuation> = texts
+        .iter()
+        .map(|(_, text)| Continuation { context: String::new(), text: (*text).to_owned() })
+        .collect();
+    let found = model.log_likelihoods(&requests).map_err(|source| Error::Model { source })?;
+    if found.len() != texts.len() {
+        return Err(Error::LengthMismatch {
+            what: "log-likelihoods and texts",
+            left: found.len(),
+            right: texts.len(),
+        });
+    }
+    let of_text = |((id, text), likelihood): (&(&str, &str), Likelihood)| TextLikelihood {
+        id: (*id).to_owned(),
+        log_likelihood: likelihood.log_likelihood,
+        tokens: likelihood.tokens as u64,
+        size: Some(TextSize::of(text)),
+    };
+    Ok(texts.iter().zip(found).map(of_text).collect())
 }
 
 /// The definitions of perplexity.

@@ -1,6 +1,7 @@
 """Writes the golden files beside it with the reference packages. See README.md for versions and the command.
 
-usage: generate.py --squad-v1 compute_score.py --squad-v2 squad_metrics.py [--alpaca alpaca-999.json --wordnet FOLDER]
+usage: generate.py --squad-v1 compute_score.py --squad-v2 squad_metrics.py --simple-evals common.py --mgsm mgsm_eval.py
+    --math math_equivalence.py [--alpaca alpaca-999.json --gsm8k gsm8k-test.jsonl --wordnet FOLDER]
 """
 
 import argparse
@@ -377,13 +378,82 @@ def bert_score_golden():
     return out
 
 
+RESPONSES = [
+    "Answer: B", "answer : $C$", "**Answer:** D", "Answer: Apple", "Answer:\nB", "Answer: A ... Answer: C",
+    "The answer is B", "Final Answer: (B)", "Antwort: C", "答案：B", "答え: Ｄ", "উত্তর: খ, উত্তর: ব", "الإجابة: ج",
+    "Respuesta:  d", "Answer: $\\boxed{B}$", "Answer: \\text{C}", "$\\text{Answer: A}$", "Answer: \\(D\\)", "",
+    "Answer:\u200b\u200b\u200b\u200b\u200b\u200bB", "Ànúgọ: A", "إجابة: د", "정답: C", "Àmọ̀nà : B", "Answer: {{A}}",
+    "Answer:\tC and Antwort: D", "Antwort: D before Answer: C", "답: X, 답변: B",
+]
+NUMBER_RESPONSES = [
+    "... Answer: 18", "Answer: $18.00", "Answer: 5600", "The answer: 18", "Answer: 18 eggs (16+2)", "Answer: -3",
+    "Answer: 10.", "Answer: 10.0", "Answer: 1,234.50 of 2,000", "no number Answer: none", "Answer: ١٢ or 3.", "",
+    "The answer is 18.", "so $1,234.50 total", "= 7", "7 eggs, 9 ducks", "none", "#### 18", "####18", "x #### -3 #### 4",
+    "#### 1,000.5 and more", "#### -", "#### x #### 5", "costs $5", "a - b", "--5", "1 - 2 = -1", "., 3", "$$", "5-",
+    "-$5.00", "12,", "Antwort: 3 Answer: 4 Antwort: 5.50.",
+]
+MATH_ANSWERS = [
+    "1/2", "\\frac{1}{2}", "0.5", "\\frac12", "1,000", "1000", "(1,2)", "(1, 2)", "2", "2.0", "\\frac{2}{4}",
+    "50\\%", "50%", "50", "x=3", "xyz=3", "3", "5\\text{ cm}", "5 cm", "5", "\\sqrt3", "\\sqrt{3}", "\\sqrt",
+    "\\frac", "\\frac1", "\\frac1{72}", "\\frac{72}1", "\\tfrac 1 2", "\\dfrac{1}{2}", ".5", "-.5", "a/b", "3/4/5",
+    "-3/4", "03/4", "+3/4", "3/ 4", "\\left(1,2\\right)", "90^\\circ", "90^{\\circ}", "90", "\\$5", "y==2", "k = 7",
+    "7", "\\!7\n", "1\\text{ a}\\text{ b}", "", " ", "{.5}", "{0.5}", "\\\\frac12", "\\sqrt{2}+\\sqrt5", "0/1", "-0/1",
+]
+
+
+def answers_golden(simple_evals, mgsm, math_equivalence):
+    text = pathlib.Path(simple_evals).read_text()
+    patterns = text[text.index("ANSWER_PATTERN_MULTICHOICE ="):text.index("EQUALITY_TEMPLATE =")]
+    functions = text[text.index("def normalize_response"):text.index("def url_to_fileobj")]
+    common = {"re": re}
+    exec(patterns + functions, common)
+    by_language = load_functions(mgsm, "def parse_answer", "def get_lang_examples")
+    equivalence = load_functions(math_equivalence, "def _fix_fracs", None)
+
+    def mmlu(response):
+        cleaned = common["normalize_response"](response)
+        for word in common["MULTILINGUAL_ANSWER_REGEXES"]:
+            found = re.search(common["MULTILINGUAL_ANSWER_PATTERN_TEMPLATE"].format(word), cleaned)
+            if found:
+                return common["normalize_extracted_answer"](found.group(1))
+        return None
+
+    def gpqa(response):
+        found = re.search(common["ANSWER_PATTERN_MULTICHOICE"], response)
+        return found.group(1) if found else None
+
+    def last(pattern, response):
+        found = re.findall(pattern, response)
+        return next(g for g in found[-1] if g).strip() if found else None
+
+    def first(pattern, response):
+        found = re.findall(pattern, response)
+        return found[0].strip() if found else None
+
+    numbers = ["18", "18.00", "5,600", "5600", "2", "-3", "3", "10", "10.0", "1,234.50", "1234.5", "0", "0.0", "100"]
+    return {
+        "responses": RESPONSES,
+        "mmlu": [mmlu(r) for r in RESPONSES],
+        "gpqa": [gpqa(r) for r in RESPONSES],
+        "number_responses": NUMBER_RESPONSES,
+        "mgsm_en": [by_language["parse_answer"](r, "Answer") or None for r in NUMBER_RESPONSES],
+        "mgsm_de": [by_language["parse_answer"](r, "Antwort") or None for r in NUMBER_RESPONSES],
+        # lm-evaluation-harness' filters of gsm8k.yaml: strict-match and flexible-extract.
+        "gsm8k_strict": [first(r"#### (\-?[0-9\.\,]+)", r) for r in NUMBER_RESPONSES],
+        "gsm8k_flexible": [last(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", r) for r in NUMBER_RESPONSES],
+        "numbers": numbers,
+        "mgsm_matches": [[by_language["score_mgsm"](a, b) for b in numbers] for a in numbers],
+        "math": MATH_ANSWERS,
+        "math_equivalent": [[equivalence["is_equiv"](a, b) for b in MATH_ANSWERS] for a in MATH_ANSWERS],
+    }
+
+
 class NoWordNet:
     def synsets(self, word):
         return []
 
 
-def alpaca_golden(path, wordnet):
-    outputs = [r["output"] for r in json.load(open(path))]
+def aggregates(outputs, wordnet, squad):
     hypotheses = [" ".join(w for i, w in enumerate(t.split()) if i % 7 != 3) for t in outputs]
     out = {"samples": len(outputs)}
     for kwargs in [{}, {"tokenize": "intl"}, {"tokenize": "char"}, {"tokenize": "none"}, {"lowercase": True}]:
@@ -411,6 +481,8 @@ def alpaca_golden(path, wordnet):
             for i, h in enumerate(hypotheses)
         ]
         out[name + ", next record"] = sum(scores) / len(scores)
+    for name, score in [("squad_em", "compute_exact"), ("token_f1", "compute_f1")]:
+        out[name] = sum(squad[score](r, h) for h, r in zip(hypotheses, outputs)) / len(outputs)
     return out
 
 
@@ -424,7 +496,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--squad-v1", required=True)
     parser.add_argument("--squad-v2", required=True)
+    parser.add_argument("--simple-evals", required=True)
+    parser.add_argument("--mgsm", required=True)
+    parser.add_argument("--math", required=True)
     parser.add_argument("--alpaca")
+    parser.add_argument("--gsm8k")
     parser.add_argument("--wordnet", type=pathlib.Path)
     args = parser.parse_args()
     write("bleu", bleu_golden(random.Random(1)))
@@ -435,8 +511,13 @@ def main():
     write("meteor", meteor_golden(random.Random(5)))
     write("significance", significance_golden(random.Random(6)))
     write("bert_score", bert_score_golden())
+    write("answers", answers_golden(args.simple_evals, args.mgsm, args.math))
     if args.alpaca:
-        write("alpaca", alpaca_golden(args.alpaca, open_dictionary(args.wordnet)))
+        wordnet = open_dictionary(args.wordnet)
+        squad = load_functions(args.squad_v2, "def normalize_answer", "def get_raw_scores")
+        write("alpaca", aggregates([r["output"] for r in json.load(open(args.alpaca))], wordnet, squad))
+        lines = pathlib.Path(args.gsm8k).read_text().splitlines()
+        write("gsm8k", aggregates([json.loads(line)["answer"] for line in lines], wordnet, squad))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
+use ferrotune_core::{BoxError, Continuation, Generation, GenerationLimits, LanguageModel, Likelihood};
 use ferrotune_eval::{
+    Error,
     loss::{TokenLoss, hf_eval_loss, hf_logged_loss, mean_of_micro_batch_means},
-    perplexity::{Perplexity, TextLikelihood, TextSize, Window, disjoint, rolling_windows},
+    perplexity::{Perplexity, TextLikelihood, TextSize, Window, disjoint, rolling_windows, text_likelihoods},
 };
 
 use crate::assert_close;
@@ -88,6 +90,49 @@ fn empty_texts_are_counted_failures_and_overflow_is_infinite() {
     assert_eq!(Perplexity::TokenWeighted.measure(&hopeless).unwrap().value(), Some(f64::INFINITY));
     let broken = [TextLikelihood { id: "x".to_owned(), log_likelihood: f64::NAN, tokens: 10, size: None }];
     assert!(Perplexity::TokenWeighted.measure(&broken).unwrap_err().to_string().contains("`x`"));
+}
+
+/// Gives every character the log-probability -1, or fails, or loses an answer.
+enum Scripted {
+    Counting,
+    Failing,
+    Forgetful,
+}
+
+impl LanguageModel for Scripted {
+    fn log_likelihoods(&mut self, requests: &[Continuation]) -> Result<Vec<Likelihood>, BoxError> {
+        let answer = |request: &Continuation| {
+            assert_eq!(request.context, "");
+            let tokens = request.text.chars().count();
+            Likelihood { log_likelihood: -(tokens as f64), tokens, is_greedy: false }
+        };
+        match self {
+            Self::Counting => Ok(requests.iter().map(answer).collect()),
+            Self::Failing => Err("out of memory".into()),
+            Self::Forgetful => Ok(Vec::new()),
+        }
+    }
+
+    fn generate(&mut self, _: &[String], _: &GenerationLimits) -> Result<Vec<Generation>, BoxError> {
+        Err("not asked for".into())
+    }
+}
+
+/// Ten characters, two words, twelve bytes at one nat per character.
+#[test]
+fn texts_are_scored_through_the_language_model_port() {
+    let texts = [("1", "naïve café")];
+    let found = text_likelihoods(&mut Scripted::Counting, &texts).unwrap();
+    let value = |definition: Perplexity| definition.measure(&found).unwrap().value().unwrap();
+    assert_close(value(Perplexity::TokenWeighted), 1.0_f64.exp(), "tokens");
+    assert_close(value(Perplexity::Word), 5.0_f64.exp(), "words");
+    assert_close(value(Perplexity::Byte), (10.0_f64 / 12.0).exp(), "bytes");
+    let failed = text_likelihoods(&mut Scripted::Failing, &texts).unwrap_err();
+    assert_eq!(failed.to_string(), "the language model failed: out of memory");
+    assert!(matches!(
+        text_likelihoods(&mut Scripted::Forgetful, &texts).unwrap_err(),
+        Error::LengthMismatch { left: 0, right: 1, .. }
+    ));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy exempts test functions, not the functions they call")]
 
+mod arena;
+mod benchmark;
 mod bert_score;
 mod bleu;
 mod chrf;

@@ -9,7 +9,7 @@ use ferrotune_eval::{
     meteor::{Meteor, MeteorConfig, SynonymLookup, WordNet},
 };
 
-use crate::{assert_close, golden, golden_pairs, numbers, shared_data::alpaca_pairs, strings};
+use crate::{assert_close, golden, golden_pairs, numbers, shared_data::corpora, strings};
 
 fn small_dictionary() -> Arc<WordNet> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wordnet");
@@ -150,20 +150,19 @@ fn identical_sentences_score_by_their_length() {
 }
 
 #[test]
-fn alpaca_scores_equal_nltks() {
-    let golden = golden!("alpaca");
-    let Some(pairs) = alpaca_pairs() else { return };
-    let next = |i: usize| pairs[(i + 1) % pairs.len()].references.clone();
-    let shifted: Vec<Pair> =
-        pairs.iter().enumerate().map(|(i, pair)| Pair { references: next(i), ..pair.clone() }).collect();
-    let dictionaries = [("meteor without wordnet", None)]
-        .into_iter()
-        .chain(full_dictionary().map(|d| ("meteor with wordnet 3.0", Some(d))));
-    for (name, dictionary) in dictionaries {
-        let meteor = Meteor::new(MeteorConfig::default(), dictionary).unwrap();
-        for (name, pairs) in [(name.to_owned(), &pairs), (format!("{name}, next record"), &shifted)] {
-            let found = meteor.measure(pairs).unwrap()[0].value().unwrap();
-            assert_close(found, golden[&name].as_f64().unwrap(), &name);
+fn scores_of_real_texts_equal_nltks() {
+    let mut dictionaries = vec![("meteor without wordnet", None)];
+    dictionaries.extend(full_dictionary().map(|dictionary| ("meteor with wordnet 3.0", Some(dictionary))));
+    for (corpus, pairs, golden) in corpora() {
+        let next = |i: usize| pairs[(i + 1) % pairs.len()].references.clone();
+        let shifted: Vec<Pair> =
+            pairs.iter().enumerate().map(|(i, pair)| Pair { references: next(i), ..pair.clone() }).collect();
+        for (name, dictionary) in &dictionaries {
+            let meteor = Meteor::new(MeteorConfig::default(), dictionary.clone()).unwrap();
+            for (name, pairs) in [((*name).to_owned(), &pairs), (format!("{name}, next record"), &shifted)] {
+                let found = meteor.measure(pairs).unwrap()[0].value().unwrap();
+                assert_close(found, golden[&name].as_f64().unwrap(), &format!("{name} of {corpus}"));
+            }
         }
     }
 }

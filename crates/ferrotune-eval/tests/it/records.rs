@@ -1,6 +1,6 @@
 use ferrotune_eval::{
     Dataset, Error, Failure, FailureKind, Measurement, Metric, Model, OnFailure, Pair, Record, Run,
-    SampleScore, Tally, Unavailable, statistics::Bootstrap,
+    SampleScore, Tally, Unavailable, exact_match::RawExactMatch, statistics::Bootstrap,
 };
 use serde_json::{Value, json};
 
@@ -81,6 +81,18 @@ fn infinite_values_survive_json() {
     let value: Value = serde_json::to_value(&record).unwrap();
     assert_eq!(value["value"], "inf");
     assert_eq!(serde_json::from_value::<Record>(value).unwrap().value, Some(f64::INFINITY));
+}
+
+/// `scipy.stats.binomtest(10, 10).proportion_ci(method="wilson")` is 0.7224672001371109 to 1; a bootstrap would say that
+/// ten right answers of ten leave no doubt.
+#[test]
+fn shares_of_successes_get_wilsons_interval() {
+    let pairs: Vec<Pair> = (0..10).map(|i| Pair::new(i.to_string(), "a", "a")).collect();
+    let measurement = RawExactMatch::default().measure(&pairs).unwrap().remove(0);
+    let record = Record::new(&run(), &measurement, &Bootstrap::default(), 0.0).unwrap();
+    crate::assert_close(record.ci95.unwrap()[0], 0.7224672001371109, "low");
+    assert_eq!((record.ci95.unwrap()[1], record.stderr), (1.0, Some(0.0)));
+    assert!(record.ci_method.starts_with("wilson"), "{}", record.ci_method);
 }
 
 #[test]

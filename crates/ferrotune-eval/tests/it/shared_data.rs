@@ -1,7 +1,7 @@
 use std::{env, fs, path::PathBuf};
 
 use ferrotune_eval::{
-    Metric, Pair,
+    Metric, Pair, Registry,
     bleu::{Bleu, BleuConfig, Tokenizer},
     chrf::{Chrf, ChrfConfig},
     rouge::{Rouge, RougeKind, Stemming},
@@ -27,44 +27,63 @@ pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The Alpaca outputs as references, and the same with every seventh word dropped (the fourth first) as predictions:
-/// what the generator scored with the reference packages.
-pub(crate) fn alpaca_pairs() -> Option<Vec<Pair>> {
-    let records: Value = serde_json::from_slice(&fs::read(shared("data/alpaca-999.json")?).unwrap()).unwrap();
-    let outputs = records.as_array().unwrap().iter().map(|record| record["output"].as_str().unwrap());
+/// The texts that the generator scored with the reference packages, with the golden file of what it found.
+pub(crate) fn corpora() -> Vec<(&'static str, Vec<Pair>, Value)> {
+    let alpaca = shared("data/alpaca-999.json").map(|path| {
+        let records: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let texts =
+            records.as_array().unwrap().iter().map(|record| record["output"].as_str().unwrap().to_owned());
+        ("alpaca", with_words_dropped(texts), golden!("alpaca"))
+    });
+    let gsm8k = shared("data/gsm8k-test.jsonl").map(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let texts = records.map(|record| record["answer"].as_str().unwrap().to_owned());
+        ("gsm8k", with_words_dropped(texts), golden!("gsm8k"))
+    });
+    alpaca.into_iter().chain(gsm8k).collect()
+}
+
+/// The texts as references, and the same with every seventh word dropped (the fourth first) as predictions.
+fn with_words_dropped(texts: impl Iterator<Item = String>) -> Vec<Pair> {
     let dropped = |text: &str| {
         let words = text.split_whitespace().enumerate();
         words.filter(|(i, _)| i % 7 != 3).map(|(_, word)| word).collect::<Vec<_>>().join(" ")
     };
-    Some(outputs.enumerate().map(|(i, text)| Pair::new(i.to_string(), dropped(text), text)).collect())
+    texts.enumerate().map(|(i, text)| Pair::new(i.to_string(), dropped(&text), text)).collect()
 }
 
 #[test]
-fn alpaca_scores_equal_the_reference_packages() {
-    let golden = golden!("alpaca");
-    let Some(pairs) = alpaca_pairs() else { return };
-    assert_eq!(golden["samples"], pairs.len());
-    let expect = |name: &str, found: f64| {
-        assert_close(found, golden[name].as_f64().unwrap_or_else(|| panic!("no golden `{name}`")), name);
-    };
-    for config in [
-        BleuConfig::default(),
-        BleuConfig { tokenizer: Tokenizer::International, ..BleuConfig::default() },
-        BleuConfig { tokenizer: Tokenizer::Character, ..BleuConfig::default() },
-        BleuConfig { tokenizer: Tokenizer::None, ..BleuConfig::default() },
-        BleuConfig { lowercase: true, ..BleuConfig::default() },
-    ] {
-        let found = Bleu::new(config).unwrap().measure(&pairs).unwrap().remove(0);
-        expect(&format!("bleu {}", found.variant), found.value().unwrap());
-    }
-    for word_order in [0, 2] {
-        let chrf = Chrf::new(ChrfConfig { word_order, ..ChrfConfig::default() }).unwrap();
-        expect(&chrf.name(), chrf.measure(&pairs).unwrap()[0].value().unwrap());
-    }
-    let kinds = vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum];
-    for (name, stemming) in [("plain", Stemming::None), ("stemmed", Stemming::Porter)] {
-        for found in Rouge::new(kinds.clone(), stemming).unwrap().measure(&pairs).unwrap() {
-            expect(&format!("{} {name}", found.metric), found.value().unwrap());
+fn scores_of_real_texts_equal_the_reference_packages() {
+    for (corpus, pairs, golden) in corpora() {
+        assert_eq!(golden["samples"], pairs.len());
+        let expect = |name: &str, found: f64| {
+            let expected = golden[name].as_f64().unwrap_or_else(|| panic!("no golden `{name}`"));
+            assert_close(found, expected, &format!("{name} of {corpus}"));
+        };
+        for config in [
+            BleuConfig::default(),
+            BleuConfig { tokenizer: Tokenizer::International, ..BleuConfig::default() },
+            BleuConfig { tokenizer: Tokenizer::Character, ..BleuConfig::default() },
+            BleuConfig { tokenizer: Tokenizer::None, ..BleuConfig::default() },
+            BleuConfig { lowercase: true, ..BleuConfig::default() },
+        ] {
+            let found = Bleu::new(config).unwrap().measure(&pairs).unwrap().remove(0);
+            expect(&format!("bleu {}", found.variant), found.value().unwrap());
+        }
+        for word_order in [0, 2] {
+            let chrf = Chrf::new(ChrfConfig { word_order, ..ChrfConfig::default() }).unwrap();
+            expect(&chrf.name(), chrf.measure(&pairs).unwrap()[0].value().unwrap());
+        }
+        let kinds = vec![RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum];
+        for (name, stemming) in [("plain", Stemming::None), ("stemmed", Stemming::Porter)] {
+            for found in Rouge::new(kinds.clone(), stemming).unwrap().measure(&pairs).unwrap() {
+                expect(&format!("{} {name}", found.metric), found.value().unwrap());
+            }
+        }
+        for metric in Registry::with_text_metrics().unwrap().resolve("squad_em,token_f1").unwrap() {
+            let found = metric.measure(&pairs).unwrap().remove(0);
+            expect(&found.metric, found.value().unwrap());
         }
     }
 }

@@ -24,7 +24,6 @@ impl RowGroups {
 
     /// The row after the last of each expert, `[experts]` of 32-bit integers on the rows' device: what grouped
     /// products take.
-    #[must_use]
     pub fn ends(&self) -> &Tensor {
         &self.ends
     }

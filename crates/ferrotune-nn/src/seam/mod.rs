@@ -251,7 +251,6 @@ impl Parameter {
     }
 
     /// The tensor.
-    #[must_use]
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }

@@ -110,9 +110,12 @@ impl Listener for JsonLog {
                 grad_norm: row.grad_norm,
                 learning_rate: row.learning_rate,
             }),
-            Event::Evaluated { row, perplexity } => {
-                self.write(&Line::Eval { step: row.step, epoch: row.epoch, loss: row.eval_loss, perplexity })
-            }
+            Event::Evaluated { row, evaluation } => self.write(&Line::Eval {
+                step: row.step,
+                epoch: row.epoch,
+                loss: row.eval_loss,
+                perplexity: evaluation.perplexity,
+            }),
             Event::CheckpointBegun { .. } | Event::Finished { .. } => {
                 Ok(self.file.sync_data().map_err(Error::io("write", &self.path))?)
             }

@@ -38,17 +38,25 @@ impl Progress {
         if step > 0 {
             self.line(&format!("going on after step {step} of {}", plan.steps))?;
         }
+        let disk = match plan.disk_bytes {
+            0 => String::new(),
+            bytes => {
+                format!(
+                    "; checkpoints of {}, up to {} on disk",
+                    HumanBytes(plan.checkpoint_bytes),
+                    HumanBytes(bytes)
+                )
+            }
+        };
         self.line(&format!(
             "{} steps ({} per epoch, {} of warm-up) over {} samples, {} trainable parameters; \
-             {} for weights, gradients and moments; checkpoints of {}, up to {} on disk",
+             {} for weights, gradients and moments{disk}",
             plan.steps,
             plan.steps_per_epoch,
             plan.warmup_steps,
             plan.samples,
             plan.trainable_parameters,
             HumanBytes(plan.state_bytes),
-            HumanBytes(plan.checkpoint_bytes),
-            HumanBytes(plan.disk_bytes),
         ))?;
         for group in &plan.groups {
             self.line(&format!(
@@ -94,9 +102,9 @@ impl Listener for Progress {
                 row.step, row.loss, row.grad_norm, row.learning_rate, row.epoch
             ))?,
             Event::Evaluating { done, total } => self.bar.set_message(format!("evaluating {done}/{total}")),
-            Event::Evaluated { row, perplexity } => self.line(&format!(
-                "step {}: validation loss {:.4}, perplexity {perplexity:.3}",
-                row.step, row.eval_loss
+            Event::Evaluated { row, evaluation } => self.line(&format!(
+                "step {}: validation loss {:.4}, perplexity {:.3}",
+                row.step, row.eval_loss, evaluation.perplexity
             ))?,
             Event::CheckpointWritten { path, bytes, .. } => {
                 self.line(&format!("wrote {} ({})", path.display(), HumanBytes(bytes)))?;

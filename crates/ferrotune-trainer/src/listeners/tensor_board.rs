@@ -117,8 +117,11 @@ impl Listener for TensorBoard {
                 values.extend(row.auxiliary_loss.map(|loss| ("train/auxiliary_loss", loss)));
                 self.scalars(row.step, &values)?;
             }
-            Event::Evaluated { row, perplexity } => {
-                self.scalars(row.step, &[("eval/loss", row.eval_loss), ("eval/perplexity", perplexity)])?;
+            Event::Evaluated { row, evaluation } => {
+                self.scalars(
+                    row.step,
+                    &[("eval/loss", row.eval_loss), ("eval/perplexity", evaluation.perplexity)],
+                )?;
             }
             Event::CheckpointBegun { .. } | Event::Finished { .. } => {
                 if let Some((path, file)) = &self.open {

@@ -128,6 +128,15 @@ def trainer_state():
             train_steps_per_second=0.4,
         ),
     ]
+    # Numbers that were single precision, as losses and norms are: their shortest decimals are often a tie. Then some
+    # on either side of every power of ten that changes the spelling.
+    generator = torch.Generator().manual_seed(5)
+    single = (torch.randn(400, generator=generator) * 3).tolist() + [1.9504470825195312, 0.5, -0.25, 100.0]
+    for power in range(-6, 19):
+        single += [10.0**power, 1.5 * 10.0**power, 9.999999999999999 * 10.0**power]
+    # A tie whose even neighbour does not read back equal: the gap below a power of two is half the gap above.
+    single += [2.0**power for power in range(-70, 71)] + [9007199254740993.0, 5e-324, 1.7976931348623157e308]
+    rows += [dict(epoch=2.0, grad_norm=1.0, learning_rate=0.0, loss=value, step=6) for value in single]
     state = TrainerState(
         epoch=1.0, global_step=5, max_steps=5, logging_steps=1, eval_steps=500, save_steps=5, train_batch_size=4,
         num_train_epochs=1, num_input_tokens_seen=12345, total_flos=0.0, log_history=rows, best_metric=1.1,

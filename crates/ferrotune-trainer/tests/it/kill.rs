@@ -1,10 +1,11 @@
-//! A process that is killed again and again, also while it writes a checkpoint, ends where an undisturbed one ends.
+//! Processes that are killed again and again, also while they write a checkpoint, or whose writes are refused, end where
+//! an undisturbed one ends.
 
 use std::{
     env, fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -101,6 +102,19 @@ fn child(folder: &Path) -> Child {
         .unwrap()
 }
 
+/// The same process, whose files may not grow beyond 32 KiB (64 blocks of 512 bytes): logs and the history fit, a
+/// checkpoint's tensors do not.
+fn child_with_little_room(folder: &Path) -> Output {
+    Command::new("sh")
+        // With the signal ignored, the write itself fails.
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 64; exec "$@""#, "sh"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "kill::child_of_the_kill_test", "--test-threads", "1", "--nocapture"])
+        .env(FOLDER, folder)
+        .output()
+        .unwrap()
+}
+
 /// Polls until something is so; false if the process ended before.
 fn wait_until(child: &mut Child, so: impl Fn() -> bool) -> bool {
     let start = Instant::now();
@@ -136,7 +150,7 @@ fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
     assert!(child(whole.path()).wait().unwrap().success());
 
     let mut random = StdRng::seed_from_u64(SEED);
-    println!("seed {SEED}");
+    eprintln!("seed {SEED}");
     let steps_file = broken.path().with_extension("steps");
     let steps = || fs::read(&steps_file).map_or(0, |steps| steps.len());
     let (mut kills, mut while_writing, mut last_epoch) = (0, 0, 0.0);
@@ -155,10 +169,10 @@ fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
         while_writing += u32::from(incomplete(broken.path()));
         if let Some((step, path)) = checkpoints(broken.path()).unwrap().pop() {
             last_epoch = TrainerState::load(&path.join("trainer_state.json")).unwrap().epoch;
-            println!("kill {kills} after checkpoint {step}, epoch {last_epoch:.2}");
+            eprintln!("kill {kills} after checkpoint {step}, epoch {last_epoch:.2}");
         }
     }
-    println!("{while_writing} of {kills} kills fell into the writing of a checkpoint");
+    eprintln!("{while_writing} of {kills} kills fell into the writing of a checkpoint");
     assert!(while_writing >= 3 && last_epoch > 1.0, "{while_writing} {last_epoch}");
 
     assert!(child(broken.path()).wait().unwrap().success());
@@ -179,4 +193,28 @@ fn a_run_that_is_killed_ten_times_ends_with_the_same_bits() {
     assert_eq!(fs::read(whole.join("log.jsonl")).unwrap(), fs::read(broken.join("log.jsonl")).unwrap());
     assert_eq!(scalars(&whole.join("runs")), scalars(&broken.join("runs")));
     assert!(!incomplete(broken));
+}
+
+#[test]
+fn a_write_that_the_system_refuses_leaves_the_earlier_checkpoint_and_can_be_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert!(child(folder).wait().unwrap().success());
+    let expected = fs::read(folder.join("checkpoint-100/run.safetensors")).unwrap();
+    assert!(expected.len() > 32 * 1024, "the tensors must not fit");
+    fs::remove_dir_all(folder.join("checkpoint-100")).unwrap();
+    let before = fs::read(folder.join("checkpoint-98/run.safetensors")).unwrap();
+    let run = child_with_little_room(folder);
+    let errors = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success());
+    assert!(errors.contains(".incomplete-checkpoint-100/run.safetensors"), "{errors}");
+    let left = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut left: Vec<String> = left.filter(|name| name.contains("checkpoint")).collect();
+    left.sort();
+    assert_eq!(left, ["checkpoint-98"]);
+    assert!(before == fs::read(folder.join("checkpoint-98/run.safetensors")).unwrap());
+
+    assert!(child(folder).wait().unwrap().success());
+    assert!(expected == fs::read(folder.join("checkpoint-100/run.safetensors")).unwrap());
+    fs::remove_file(folder.with_extension("steps")).unwrap();
 }

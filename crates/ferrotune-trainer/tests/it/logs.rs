@@ -20,7 +20,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// The fields of a protobuf message: number, and the bytes of its value (a number's in little-endian).

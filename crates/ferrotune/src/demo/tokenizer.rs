@@ -44,8 +44,8 @@ pub fn tokenizer(world: &World) -> TokenizerFiles {
     (0..=u8::MAX).for_each(|byte| add(letter(byte).into()));
     words.into_iter().for_each(|word| add(word.iter().map(|&byte| letter(byte)).collect()));
     while !vocabulary.len().is_multiple_of(VOCABULARY_MULTIPLE) {
-        vocabulary
-            .insert(format!("<pad{}>", vocabulary.len() % VOCABULARY_MULTIPLE), json!(vocabulary.len()));
+        let id = vocabulary.len();
+        vocabulary.insert(format!("<pad{}>", id % VOCABULARY_MULTIPLE), json!(id));
     }
     let vocabulary_size = vocabulary.len();
     TokenizerFiles { tokenizer: file(vocabulary), config: config(), vocabulary_size }
@@ -58,7 +58,11 @@ fn file(vocabulary: Map<String, Value>) -> Value {
             "normalized": false, "special": true,
         })
     };
-    let byte_level = |prefix: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true});
+    let byte_level = |prefix: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true,
+        })
+    };
     json!({
         "version": "1.0",
         "truncation": null,

@@ -88,7 +88,8 @@ impl Axis {
             // Powers of ten and huge numbers: four characters that a narrow margin holds.
             let plain = tick == 0.0 || (0.01..1e4).contains(&tick.abs());
             if plain {
-                let digits = if tick.abs() >= 1.0 { 0 } else { (-tick.log10().floor()).clamp(0.0, 4.0) as usize };
+                let digits =
+                    if tick.abs() >= 1.0 { 0 } else { (-tick.log10().floor()).clamp(0.0, 4.0) as usize };
                 decimal(tick, digits)
             } else {
                 let digits = usize::from(!self.logarithmic);
@@ -111,4 +112,33 @@ fn nice_step(range: f64) -> f64 {
 fn multiples(step: f64, low: f64, high: f64) -> Vec<f64> {
     let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
     (first..=last).map(|i| i as f64 * step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Axis, AxisKind};
+
+    fn labels(low: f64, high: f64, kind: AxisKind) -> Vec<String> {
+        let axis = Axis::over(low, high, kind);
+        assert!(axis.position(low) >= 0.0 && axis.position(high) <= 1.0);
+        assert!(axis.position(low) < axis.position(high) || low == high);
+        axis.ticks.iter().map(|&tick| axis.label(tick)).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_told_apart_by_their_labels() {
+        let cases: [(f64, f64, AxisKind, &[&str]); 8] = [
+            (0.0, 200.0, AxisKind::Counts, &["0", "50", "100", "150", "200"]),
+            (0.0, 0.0, AxisKind::Counts, &["0", "1"]),
+            (0.35, 3.06, AxisKind::Losses, &["0", "1", "2", "3"]),
+            (1.21, 1.29, AxisKind::Losses, &["1.20", "1.22", "1.24", "1.26", "1.28"]),
+            (1.0, 1.9, AxisKind::Losses, &["1.00", "1.25", "1.50", "1.75"]),
+            (2.0, 2.0, AxisKind::Losses, &["1.50", "1.75", "2.00", "2.25", "2.50"]),
+            (0.012, 4.5, AxisKind::Losses, &["0.01", "0.1", "1", "10"]),
+            (0.5, 2e30, AxisKind::Losses, &["0.1", "1e7", "1e15", "1e23", "1e31"]),
+        ];
+        for (low, high, kind, expected) in cases {
+            assert_eq!(labels(low, high, kind), expected, "{low} to {high}");
+        }
+    }
 }

@@ -54,3 +54,32 @@ pub(super) fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
         Some((low, high)) => Some((f64::min(low, value), f64::max(high, value))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_POINTS, mean, thinned};
+    use crate::study::CurvePoint;
+
+    fn curve(points: impl IntoIterator<Item = (u64, f64)>) -> Vec<CurvePoint> {
+        points.into_iter().map(|(step, loss)| CurvePoint { step, epoch: 0.0, loss }).collect()
+    }
+
+    #[test]
+    fn the_mean_is_over_the_steps_that_all_runs_have() {
+        let curves = [curve([(1, 4.0), (2, 3.0), (3, 1.0)]), curve([(1, 2.0), (3, 2.0), (4, 9.0)])];
+        assert_eq!(mean(&curves), curve([(1, 3.0), (3, 1.5)]));
+        assert!(mean(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_long_curve_keeps_its_ends_and_its_level() {
+        let long = curve((0..10_000).map(|i| (i, if i % 2 == 0 { 1.0 } else { 3.0 })));
+        let short = thinned(&long);
+        assert!(short.len() <= MOST_POINTS, "{}", short.len());
+        assert_eq!((short[0], short[short.len() - 1]), (long[0], long[9_999]));
+        assert!(short.windows(2).all(|pair| pair[0].step < pair[1].step));
+        // Chunks of even length hold as many low as high points.
+        assert!(short[1..short.len() - 2].iter().all(|point| (point.loss - 2.0).abs() < 0.05));
+        assert_eq!(thinned(&long[..100]), &long[..100]);
+    }
+}

@@ -19,7 +19,9 @@ pub enum ReportError {
     #[error("the results cannot be written as JSON")]
     Json(#[from] serde_json::Error),
     /// A folder stands where a file of the report would go.
-    #[error("cannot write `{path}`: a folder of that name is in the way; move it or choose another output folder")]
+    #[error(
+        "cannot write `{path}`: a folder of that name is in the way; move it or choose another output folder"
+    )]
     InTheWay {
         /// The file.
         path: PathBuf,

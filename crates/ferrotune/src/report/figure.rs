@@ -47,7 +47,9 @@ enum Loss {
 
 /// All panels; none if no run has a curve.
 pub(super) fn panels(results: &StudyResults, summary: &Summary) -> Vec<Panel> {
-    let (Some(steps), Some(losses)) = (&summary.figure.steps, &summary.figure.losses) else { return Vec::new() };
+    let (Some(steps), Some(losses)) = (&summary.figure.steps, &summary.figure.losses) else {
+        return Vec::new();
+    };
     let plot = Plot { steps, losses };
     let mut panels = Vec::new();
     if results.models.len() > 1 {
@@ -69,9 +71,8 @@ pub(super) fn panels(results: &StudyResults, summary: &Summary) -> Vec<Panel> {
         };
         let description = format!("Loss over optimizer steps of {}.", model.name);
         let mut document = plot.frame(panels.len(), &title, &description);
-        document = document
-            .add(plot.family(i, model, Loss::Training))
-            .add(plot.family(i, model, Loss::Validation));
+        document =
+            document.add(plot.family(i, model, Loss::Training)).add(plot.family(i, model, Loss::Validation));
         let marks: Vec<Overfitting> = model.runs.iter().filter_map(|run| run.overfitting).collect();
         if !marks.is_empty() {
             document = document.add(plot.overfitting(&marks));
@@ -117,7 +118,8 @@ impl Plot<'_> {
 
     /// Title, axes and grid.
     fn frame(&self, number: usize, title: &str, description: &str) -> Document {
-        let (title_id, description_id) = (format!("panel-{number}-title"), format!("panel-{number}-description"));
+        let (title_id, description_id) =
+            (format!("panel-{number}-title"), format!("panel-{number}-description"));
         let mut grid = Group::new().set("class", "grid");
         let mut labels = Group::new().set("class", "ticks");
         for &tick in &self.losses.ticks {

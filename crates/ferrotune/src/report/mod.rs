@@ -13,6 +13,7 @@ mod curves;
 mod error;
 mod figure;
 mod files;
+mod measured;
 mod metrics;
 mod number;
 mod prose;
@@ -25,8 +26,8 @@ use std::path::{Path, PathBuf};
 pub use axis::Axis;
 pub use error::ReportError;
 pub use summary::{
-    DataTotals, Duration, FigureAxes, MetricSummary, ModelSummary, Numbering, OverfittingSummary, Scaled, Spread,
-    Summary, summarize,
+    DataTotals, Duration, FigureAxes, MetricSummary, ModelSummary, Numbering, OverfittingSummary, Scaled,
+    Spread, Summary, summarize,
 };
 
 use crate::study::{CurvePoint, StudyResults};
@@ -77,6 +78,16 @@ pub struct Written {
 }
 
 /// Writes `results.json`, `report.md` and `report.html` into a folder, which is made if it is missing.
+///
+/// ```no_run
+/// use ferrotune::{report, study::StudyResults};
+///
+/// // The pages of an earlier study, made anew from its numbers.
+/// let results: StudyResults = serde_json::from_str(&std::fs::read_to_string("runs/study/results.json")?)?;
+/// let written = report::write("pages".as_ref(), &results)?;
+/// assert!(written.html.ends_with("report.html"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// Each file appears complete or not at all, and none before all three could be made. Files of an earlier report are
 /// replaced: whether that is wanted is for the caller to decide.

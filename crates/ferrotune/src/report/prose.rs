@@ -33,7 +33,11 @@ pub(super) fn findings(model: &ModelResults, summary: &ModelSummary, confidence:
         return sentences;
     }
     if let (Some(mean), Some(seconds)) = (&summary.mean_duration, &summary.train_seconds) {
-        sentences.push(format!("Training took {}{}.", duration(mean), over_seeds(seconds, SECONDS, " s")));
+        sentences.push(format!(
+            "Training took {}{}.",
+            duration(mean),
+            over_seeds(seconds, SECONDS, "\u{a0}s")
+        ));
     }
     if let (Some(first), Some(last)) = (&summary.first_validation_loss, &summary.validation_loss) {
         let verb = verb(first.mean, last.mean, LOSS);
@@ -56,7 +60,9 @@ pub(super) fn not_measured(summary: &Summary) -> Option<String> {
         let cells: Vec<&MetricSummary> = summary.models.iter().map(|model| &model.metrics[i]).collect();
         let first = cells[0];
         let absent = |m: &MetricSummary| m.base.is_none() && m.fine_tuned.is_none();
-        let (true, Some(reason)) = (cells.iter().all(|m| absent(m)), &first.base_not_measured) else { continue };
+        let (true, Some(reason)) = (cells.iter().all(|m| absent(m)), &first.base_not_measured) else {
+            continue;
+        };
         match by_reason.iter_mut().find(|(other, _)| other == reason) {
             Some((_, labels)) => labels.push(&first.label),
             None => by_reason.push((reason, vec![&first.label])),

@@ -1,6 +1,9 @@
 //! Templates, and how each of them escapes what it is given.
 
-use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter, syntax::SyntaxConfig, value::Serde};
+use minijinja::{
+    AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter, syntax::SyntaxConfig,
+    value::Serde,
+};
 
 use super::{ReportError, view::View};
 
@@ -74,6 +77,9 @@ mod tests {
     #[test]
     fn markdown_marks_lose_their_meaning() {
         assert_eq!(escaped_markdown("a|b\n*c* <i>\u{0}"), "a\\|b<br>\\*c\\* &lt;i&gt;\u{fffd}");
-        assert_eq!(escaped_markdown(" [x](javascript:y) @team #1"), "\\[x\\](javascript:y) @\u{2060}team \\#1");
+        assert_eq!(
+            escaped_markdown(" [x](javascript:y) @team #1"),
+            "\\[x\\](javascript:y) @\u{2060}team \\#1"
+        );
     }
 }

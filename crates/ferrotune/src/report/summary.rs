@@ -203,7 +203,8 @@ pub struct FigureAxes {
 /// Computes the summary: a function of the results alone.
 #[must_use]
 pub fn summarize(results: &StudyResults) -> Summary {
-    let records = results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
+    let records =
+        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
     let rows = metrics::rows(records);
     Summary {
         numbering: Numbering { training_time_table: 3, metrics_table: 4, loss_figure: 1 },
@@ -236,7 +237,8 @@ fn model_summary(model: &ModelResults, rows: &[Row]) -> ModelSummary {
     let over = |value: fn(&RunResults) -> Option<f64>| spread(model.runs.iter().filter_map(value));
     let train_seconds = over(|run| Some(run.train_seconds));
     let peak_rss_gib: Vec<f64> = model.runs.iter().map(|run| gib(run.peak_rss_bytes)).collect();
-    let peak_device_gib: Vec<Option<f64>> = model.runs.iter().map(|run| run.peak_device_bytes.map(gib)).collect();
+    let peak_device_gib: Vec<Option<f64>> =
+        model.runs.iter().map(|run| run.peak_device_bytes.map(gib)).collect();
     let overfitting = || model.runs.iter().filter_map(|run| run.overfitting);
     ModelSummary {
         name: model.name.clone(),
@@ -257,7 +259,9 @@ fn model_summary(model: &ModelResults, rows: &[Row]) -> ModelSummary {
         train_loss: over(|run| Some(run.train_loss)),
         first_validation_loss: over(|run| run.validation_curve.first().map(|point| point.loss)),
         validation_loss: over(|run| run.validation_loss),
-        lowest_validation_loss: over(|run| run.validation_curve.iter().map(|point| point.loss).reduce(f64::min)),
+        lowest_validation_loss: over(|run| {
+            run.validation_curve.iter().map(|point| point.loss).reduce(f64::min)
+        }),
         tokens_per_second: over(|run| Some(run.tokens_per_second)),
         supervised_tokens_per_second: over(|run| Some(run.supervised_tokens_per_second)),
         largest_rss_gib: peak_rss_gib.iter().copied().reduce(f64::max),
@@ -282,7 +286,7 @@ fn metric_summary(model: &ModelResults, row: &Row) -> MetricSummary {
         record.and_then(|record| record.not_measured.clone()).unwrap_or_else(|| row.absent.to_owned())
     };
     let why_not_tuned = || match tuned.iter().flatten().next() {
-        None if model.runs.is_empty() && base.is_some() => "there is no fine-tuning run".to_owned(),
+        None if model.runs.is_empty() && base_record.is_some() => "there is no fine-tuning run".to_owned(),
         first => why(first.copied()),
     };
     let change = base.zip(fine_tuned).map(|(base, tuned)| tuned.mean - base.mean).filter(|x| x.is_finite());
@@ -309,12 +313,7 @@ fn axes(results: &StudyResults) -> FigureAxes {
 
 fn duration(total_seconds: f64) -> Duration {
     let rounded = total_seconds.max(0.0).round() as u64;
-    Duration {
-        total_seconds,
-        hours: rounded / 3600,
-        minutes: rounded % 3600 / 60,
-        seconds: rounded % 60,
-    }
+    Duration { total_seconds, hours: rounded / 3600, minutes: rounded % 3600 / 60, seconds: rounded % 60 }
 }
 
 fn gib(bytes: u64) -> f64 {

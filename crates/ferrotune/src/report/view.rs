@@ -1,20 +1,17 @@
 //! The report as rows of text, in the order of the page; templates only arrange them.
 
-use ferrotune_eval::Record;
 use serde::Serialize;
 
 use super::{
-    figure, metrics,
-    number::{decimal, signed},
-    prose::{self, EPOCH, LOSS, METRIC, SECONDS},
-    summary::{MetricSummary, ModelSummary, Scaled, Spread, Summary, summarize},
+    figure, measured,
+    number::decimal,
+    prose::{self, EPOCH, LOSS, SECONDS},
+    summary::{ModelSummary, Scaled, Spread, Summary, summarize},
 };
 use crate::study::{DataFile, ModelResults, RunResults, StudyResults};
 
 /// What a cell says where there is no number.
-const NOT_MEASURED: &str = "not measured";
-/// Models side by side in one table of metrics; with more, paper is too narrow.
-const MODELS_PER_TABLE: usize = 2;
+pub(super) const NOT_MEASURED: &str = "not measured";
 /// Characters of a hash that are shown; the rest stands in `results.json`.
 const SHORT_HASH: usize = 12;
 
@@ -34,7 +31,7 @@ pub(super) struct View<'a> {
     losses: Vec<Named<'a, Vec<LossRow>>>,
     times: Vec<Named<'a, Vec<TimeRow>>>,
     device_memory: bool,
-    metrics: Vec<MetricsTable<'a>>,
+    metrics: Vec<measured::Table<'a>>,
     answers: Vec<Named<'a, &'a [crate::study::Answer]>>,
     files: Vec<FileRow<'a>>,
     totals: super::DataTotals,
@@ -43,7 +40,7 @@ pub(super) struct View<'a> {
     models: Vec<ModelRow<'a>>,
     settings: &'a [(String, String)],
     environment: Vec<(&'static str, String)>,
-    measurements: Vec<Measured<'a>>,
+    measurements: Vec<measured::Line<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,29 +93,6 @@ struct TimeRow {
 }
 
 #[derive(Debug, Serialize)]
-struct MetricsTable<'a> {
-    models: Vec<&'a str>,
-    columns: usize,
-    rows: Vec<MetricsRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct MetricsRow {
-    label: String,
-    better: &'static str,
-    /// The reason, if no cell of the row has a number and all for the same.
-    reason: Option<String>,
-    cells: Vec<Cell>,
-}
-
-#[derive(Debug, Serialize)]
-struct Cell {
-    text: String,
-    note: String,
-    measured: bool,
-}
-
-#[derive(Debug, Serialize)]
 struct FileRow<'a> {
     file: &'a DataFile,
     hash: &'a str,
@@ -134,19 +108,6 @@ struct ModelRow<'a> {
     active: String,
     trainable: String,
     percent: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Measured<'a> {
-    model: &'a str,
-    state: String,
-    label: String,
-    variant: &'a str,
-    value: String,
-    interval: String,
-    scored: usize,
-    total: usize,
-    method: &'a str,
 }
 
 impl<'a> View<'a> {
@@ -174,10 +135,12 @@ impl<'a> View<'a> {
             legend: legend(results),
             logarithmic: summary.figure.losses.as_ref().is_some_and(|axis| axis.logarithmic),
             overfitting: named(results, prose::overfitting),
-            losses: both().map(|(model, s)| Named { name: &model.name, value: loss_rows(model, s) }).collect(),
+            losses: both()
+                .map(|(model, s)| Named { name: &model.name, value: loss_rows(model, s) })
+                .collect(),
             times: both().map(|(model, s)| Named { name: &model.name, value: time_rows(model, s) }).collect(),
             device_memory,
-            metrics: metrics_tables(results, &summary),
+            metrics: measured::tables(results, &summary),
             answers: named(results, |model| model.answers.as_slice()),
             files: file_rows(results, &summary),
             totals: summary.data.clone(),
@@ -186,7 +149,7 @@ impl<'a> View<'a> {
             models: both().map(|(model, s)| model_row(model, s)).collect(),
             settings: &results.settings,
             environment: environment(results, &summary),
-            measurements: measurements(results),
+            measurements: measured::lines(results),
         }
     }
 }
@@ -265,7 +228,9 @@ fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
             device: memory(summary.peak_device_gib[i]),
         })
         .collect();
-    let (Some(seconds), Some(mean_duration)) = (&summary.train_seconds, &summary.mean_duration) else { return rows };
+    let (Some(seconds), Some(mean_duration)) = (&summary.train_seconds, &summary.mean_duration) else {
+        return rows;
+    };
     if rows.len() < 2 {
         return rows;
     }
@@ -275,7 +240,7 @@ fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
     // Means of whole numbers that agree stay whole.
     let whole = summary.steps.is_some_and(|steps| steps.min == steps.max);
     rows.push(TimeRow {
-        run: "mean (memory: largest)".to_owned(),
+        run: "mean".to_owned(),
         strong: true,
         time: prose::duration(mean_duration),
         seconds: decimal(seconds.mean, SECONDS),
@@ -287,69 +252,6 @@ fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
         device: memory(summary.largest_device_gib),
     });
     rows
-}
-
-fn metrics_tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<MetricsTable<'a>> {
-    let records = results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
-    let rows = metrics::rows(records);
-    let names: Vec<&str> = results.models.iter().map(|model| model.name.as_str()).collect();
-    names
-        .chunks(MODELS_PER_TABLE)
-        .zip(summary.models.chunks(MODELS_PER_TABLE))
-        .map(|(names, models)| MetricsTable {
-            models: names.to_vec(),
-            columns: 3 * names.len(),
-            rows: rows
-                .iter()
-                .enumerate()
-                .map(|(i, row)| {
-                    let cells: Vec<Cell> = models.iter().flat_map(|model| cells(&model.metrics[i])).collect();
-                    let reason = cells.iter().find(|cell| !cell.note.is_empty()).map(|cell| cell.note.clone());
-                    let uniform = cells.iter().all(|cell| {
-                        !cell.measured && (cell.note.is_empty() || Some(&cell.note) == reason.as_ref())
-                    });
-                    MetricsRow {
-                        label: row.label.clone(),
-                        better: prose::better(row.better),
-                        reason: reason.filter(|_| uniform),
-                        cells,
-                    }
-                })
-                .collect(),
-        })
-        .collect()
-}
-
-/// Base, fine-tuned and change of one metric of one model.
-fn cells(metric: &MetricSummary) -> [Cell; 3] {
-    let value = |spread: &Option<Spread>, why: &Option<String>| match spread {
-        Some(spread) => Cell {
-            text: decimal(spread.mean, METRIC),
-            note: if spread.runs > 1 {
-                format!("{} to {}", decimal(spread.min, METRIC), decimal(spread.max, METRIC))
-            } else {
-                String::new()
-            },
-            measured: true,
-        },
-        None => Cell {
-            text: NOT_MEASURED.to_owned(),
-            note: why.clone().unwrap_or_default(),
-            measured: false,
-        },
-    };
-    let change = match metric.change {
-        Some(change) => Cell { text: signed(change, METRIC), note: String::new(), measured: true },
-        None if metric.base.is_some() && metric.fine_tuned.is_some() => {
-            Cell { text: "undefined".to_owned(), note: String::new(), measured: true }
-        }
-        None => Cell { text: NOT_MEASURED.to_owned(), note: String::new(), measured: false },
-    };
-    [
-        value(&metric.base, &metric.base_not_measured),
-        value(&metric.fine_tuned, &metric.fine_tuned_not_measured),
-        change,
-    ]
 }
 
 fn file_rows<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<FileRow<'a>> {
@@ -382,40 +284,6 @@ fn environment(results: &StudyResults, summary: &Summary) -> Vec<(&'static str, 
         ("Compute type", environment.dtype.clone()),
         ("Whole study", format!("{}\u{a0}s", decimal(results.seconds, SECONDS))),
     ]
-}
-
-fn measurements(results: &StudyResults) -> Vec<Measured<'_>> {
-    let mut rows = Vec::new();
-    for model in &results.models {
-        let base = model.base.iter().map(|record| ("base".to_owned(), record));
-        let tuned = model
-            .runs
-            .iter()
-            .flat_map(|run| run.metrics.iter().map(move |record| (format!("seed {}", run.seed), record)));
-        rows.extend(base.chain(tuned).map(|(state, record)| measured(&model.name, state, record)));
-    }
-    rows
-}
-
-fn measured<'a>(model: &'a str, state: String, record: &'a Record) -> Measured<'a> {
-    Measured {
-        model,
-        state,
-        label: metrics::label(&record.metric),
-        variant: &record.variant,
-        value: match (record.value, &record.not_measured) {
-            (Some(value), _) => decimal(value, METRIC),
-            (None, Some(reason)) => format!("{NOT_MEASURED}: {reason}"),
-            (None, None) => NOT_MEASURED.to_owned(),
-        },
-        interval: match record.ci95 {
-            Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
-            None => "none".to_owned(),
-        },
-        scored: record.n_scored,
-        total: record.n_total,
-        method: &record.ci_method,
-    }
 }
 
 fn weights(scaled: &Scaled) -> String {

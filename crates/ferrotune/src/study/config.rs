@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune_adapters::{LoraConfig, TargetModules};
+use ferrotune_mixtral::AuxiliaryLoss;
 use ferrotune_trainer::TrainingConfig;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ pub struct Study {
     /// The adapter put on each model.
     #[serde(default)]
     pub adapter: AdapterConfig,
+    /// The balancing loss of mixtures of experts in fine-tuning.
+    #[serde(default)]
+    pub router_aux_loss: RouterAuxLoss,
     /// Training; its `seed` is replaced by each of [`seeds`](Self::seeds).
     #[serde(default)]
     pub training: TrainingConfig,
@@ -54,6 +58,29 @@ pub struct Study {
     pub evaluation: MeasureConfig,
     /// The models.
     pub models: Vec<ModelConfig>,
+}
+
+/// The balancing loss of mixtures of experts, as flags and files spell it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterAuxLoss {
+    /// None, as transformers does unless `output_router_logits` is set.
+    Off,
+    /// Over all layers' routing taken together.
+    #[default]
+    Concatenated,
+    /// The mean of each layer's.
+    PerLayer,
+}
+
+impl From<RouterAuxLoss> for AuxiliaryLoss {
+    fn from(form: RouterAuxLoss) -> Self {
+        match form {
+            RouterAuxLoss::Off => Self::Off,
+            RouterAuxLoss::Concatenated => Self::Concatenated,
+            RouterAuxLoss::PerLayer => Self::PerLayer,
+        }
+    }
 }
 
 fn default_seeds() -> Vec<u64> {
@@ -121,7 +148,9 @@ impl AdapterConfig {
 /// regular expression.
 pub(crate) fn parse_targets(names: &[String]) -> TargetModules {
     match names {
-        [single] if single.ends_with("all-linear") || single.contains(['*', '(', '[', '|', '\\', '^', '$']) => {
+        [single]
+            if single.ends_with("all-linear") || single.contains(['*', '(', '[', '|', '\\', '^', '$']) =>
+        {
             TargetModules::parse(single)
         }
         names => TargetModules::list(names.iter().cloned()),
@@ -134,7 +163,8 @@ impl Study {
     /// # Errors
     /// [`Error::Io`], [`Error::StudyFile`] with the line of the mistake, [`Error::Setting`].
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let mut study: Self = toml::from_str(&text)
             .map_err(|source| Error::StudyFile { path: path.to_owned(), source: Box::new(source) })?;
         study.resolve(path.parent().unwrap_or(Path::new("")));

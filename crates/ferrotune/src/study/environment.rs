@@ -48,7 +48,8 @@ pub(super) fn weights_digest(folder: &Path) -> Result<String> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
         .collect();
     files.sort();
-    let digests = files.iter().map(|path| digest::of_file(path)).collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+    let digests =
+        files.iter().map(|path| digest::of_file(path)).collect::<std::io::Result<Vec<_>>>().map_err(io)?;
     Ok(match digests.as_slice() {
         [single] => single.clone(),
         several => digest::of_bytes(several.concat().as_bytes()),

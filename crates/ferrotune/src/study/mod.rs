@@ -9,6 +9,6 @@ mod environment;
 mod results;
 mod run;
 
-pub use config::{AdapterConfig, ModelConfig, Study};
+pub use config::{AdapterConfig, ModelConfig, RouterAuxLoss, Study};
 pub use results::*;
 pub use run::{Interaction, Silent};

@@ -11,17 +11,19 @@ use ferrotune_data::{Prepared, Record as DataRecord, Split, Tokenizer, template}
 use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
 use ferrotune_nn::{CausalLm, Dense, Frozen};
 use ferrotune_trainer::{
-    Dataset, Finished, Listener, LogRow, Resume, Trainer, TrainingConfig,
+    Dataset, Existing, Finished, Listener, LogRow, Resume, Trainer, TrainingConfig,
     listeners::{JsonLog, TensorBoard},
+    prepare_output,
 };
 use tch::{Device, Kind};
 
 use super::{
-    Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelConfig, ModelResults, Overfitting,
-    RunResults, SplitCounts, Study, StudyResults, config::slug, environment,
+    Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelConfig, ModelResults,
+    Overfitting, RunResults, SplitCounts, Study, StudyResults, config::slug, environment,
 };
 use crate::{
-    Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Parts, Result, Start, adapt, instructions, measure,
+    Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Parts, Result, Start,
+    adapt, instructions, measure,
 };
 
 /// How many answers are shown side by side.
@@ -89,8 +91,15 @@ impl Study {
         ));
         let mut models = Vec::with_capacity(contestants.len());
         for contestant in &contestants {
-            let bench =
-                Bench { study: self, output, contestant, instructions: &instructions, split: &split, device, kind };
+            let bench = Bench {
+                study: self,
+                output,
+                contestant,
+                instructions: &instructions,
+                split: &split,
+                device,
+                kind,
+            };
             models.push(bench.run(&measure, interaction)?);
         }
         let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
@@ -120,14 +129,27 @@ impl Study {
         };
         let seeds: Vec<_> = self.seeds.iter().map(u64::to_string).collect();
         [
-            ("Adapter", format!("LoRA, rank {}, alpha {}, dropout {}", self.adapter.rank, self.adapter.alpha, self.adapter.dropout)),
+            (
+                "Adapter",
+                format!(
+                    "LoRA, rank {}, alpha {}, dropout {}",
+                    self.adapter.rank, self.adapter.alpha, self.adapter.dropout
+                ),
+            ),
+            ("Router balancing loss", format!("{:?}", self.router_aux_loss).to_lowercase()),
             ("Target modules", self.adapter.target_modules.join(", ")),
             ("Length", length),
             ("Batch size", batch_size.to_string()),
             ("Gradient accumulation", gradient_accumulation.to_string()),
             ("Learning rate", learning_rate.to_string()),
             ("Schedule", format!("{:?}, warm-up {warmup}", training.scheduler).to_lowercase()),
-            ("Optimizer", format!("AdamW, betas {} and {}, epsilon {:e}", training.adam_beta1, training.adam_beta2, training.adam_epsilon)),
+            (
+                "Optimizer",
+                format!(
+                    "AdamW, betas {} and {}, epsilon {:e}",
+                    training.adam_beta1, training.adam_beta2, training.adam_epsilon
+                ),
+            ),
             ("Weight decay", training.weight_decay.to_string()),
             ("Gradient clipping", training.max_grad_norm.to_string()),
             ("Longest sequence", self.data.max_seq_length.to_string()),
@@ -142,7 +164,11 @@ impl Study {
 }
 
 impl<'s> Contestant<'s> {
-    fn open(model: &'s ModelConfig, instructions: &Instructions, interaction: &mut dyn Interaction) -> Result<Self> {
+    fn open(
+        model: &'s ModelConfig,
+        instructions: &Instructions,
+        interaction: &mut dyn Interaction,
+    ) -> Result<Self> {
         let folder = AutoCausalLm::open(&model.path)?;
         let tokenizer = Tokenizer::from_folder(&model.path)?;
         let vocabulary = folder.vocabulary_size();
@@ -155,7 +181,10 @@ impl<'s> Contestant<'s> {
         }
         let (asked, positions) = (instructions.config().max_seq_length, folder.max_positions());
         if positions < asked as i64 {
-            interaction.say(&format!("{}: sequences are cut at the model's {positions} positions, not {asked}", model.name));
+            interaction.say(&format!(
+                "{}: sequences are cut at the model's {positions} positions, not {asked}",
+                model.name
+            ));
         }
         let encoding = instructions.encode(&tokenizer, positions, &|_| {})?;
         let counts = encoding.report.total;
@@ -202,7 +231,10 @@ impl Bench<'_> {
         let parts = Parts::new(encoding, self.split);
         let count = measure.count(parts.test.len());
         let held_out = HeldOut {
-            records: parts.test_records[..count].iter().map(|&record| &self.instructions.records[record]).collect(),
+            records: parts.test_records[..count]
+                .iter()
+                .map(|&record| &self.instructions.records[record])
+                .collect(),
             samples: parts.test[..count].iter().collect(),
         };
 
@@ -263,10 +295,11 @@ impl Bench<'_> {
         let Contestant { model, folder, tokenizer, .. } = self.contestant;
         interaction.say(&format!("{}: fine-tuning with seed {seed}", model.name));
         let run_folder = self.output.join(slug(&model.name)).join(format!("seed-{seed}"));
-        std::fs::create_dir_all(&run_folder).map_err(|source| Error::Io { path: run_folder.clone(), source })?;
+        prepare_output(&run_folder, Existing::Force)?;
         ferrotune_torch::generator::seed(Device::Cpu, seed)?;
         let config = self.study.adapter.lora();
-        let options = LoadOptions::new(self.device, self.kind);
+        let auxiliary_loss = self.study.router_aux_loss.into();
+        let options = LoadOptions { auxiliary_loss, ..LoadOptions::new(self.device, self.kind) };
         let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), Dense, &options)?;
         let finished = self.train(seed, lm.as_ref(), &adapter, parts, &run_folder, interaction)?;
         let adapter_folder = run_folder.join("adapter");
@@ -299,7 +332,9 @@ impl Bench<'_> {
         let lengths = |samples: &[Sample]| samples.iter().map(Sample::len).collect();
         let plan = instructions::training_plan(lengths(&parts.train), config.batch_size, seed);
         let validation_plan = instructions::evaluation_plan(lengths(&parts.validation), config.batch_size);
-        let name = |records: &[usize], position: usize| self.instructions.records[records[position]].origin.to_string();
+        let name = |records: &[usize], position: usize| {
+            self.instructions.records[records[position]].origin.to_string()
+        };
         let training_name = |position: usize| name(&parts.train_records, position);
         let validation_name = |position: usize| name(&parts.validation_records, position);
         let export = |folder: &Path| adapter.save(folder).map_err(Into::into);
@@ -358,7 +393,12 @@ impl Bench<'_> {
     }
 }
 
-fn run_results(seed: u64, finished: &Finished, base_loss: Option<f64>, metrics: Vec<ferrotune_eval::Record>) -> RunResults {
+fn run_results(
+    seed: u64,
+    finished: &Finished,
+    base_loss: Option<f64>,
+    metrics: Vec<ferrotune_eval::Record>,
+) -> RunResults {
     let Finished { summary, state, .. } = finished;
     let mut training_curve = Vec::new();
     let mut validation_curve: Vec<CurvePoint> =
@@ -374,7 +414,8 @@ fn run_results(seed: u64, finished: &Finished, base_loss: Option<f64>, metrics: 
             LogRow::End(_) => {}
         }
     }
-    let step = ferrotune_trainer::overfitting_step(validation_curve.iter().map(|point| (point.step, point.loss)));
+    let step =
+        ferrotune_trainer::overfitting_step(validation_curve.iter().map(|point| (point.step, point.loss)));
     let overfitting = step.and_then(|step| {
         let lowest = validation_curve.iter().rev().find(|point| point.step == step)?;
         let last = validation_curve.last()?;
@@ -419,7 +460,11 @@ fn data_results(instructions: &Instructions, split: &Split) -> DataResults {
         sha256: report.sha256.clone(),
         read: report.read,
         kept: report.kept,
-        dropped: report.dropped_by_reason.iter().map(|(reason, &count)| (reason.to_string(), count)).collect(),
+        dropped: report
+            .dropped_by_reason
+            .iter()
+            .map(|(reason, &count)| (reason.to_string(), count))
+            .collect(),
     };
     DataResults {
         files: instructions.reports.iter().map(file).collect(),

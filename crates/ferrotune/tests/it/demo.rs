@@ -1,5 +1,7 @@
 //! The claims the demo rests on: answers cannot leak, bases never see a question, and every text survives tokenization.
 
+#![allow(clippy::unwrap_used, reason = "clippy exempts test functions, not the functions they call")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -46,7 +46,8 @@ pub(crate) fn relative_to_largest(found: &Tensor, expected: &Tensor) -> f64 {
 pub(crate) fn relative_to_norm(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.size(), expected.size());
     let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
-    let (difference, norm) = ((&found - &expected).norm().double_value(&[]), expected.norm().double_value(&[]));
+    let (difference, norm) =
+        ((&found - &expected).norm().double_value(&[]), expected.norm().double_value(&[]));
     if norm == 0.0 { difference } else { difference / norm }
 }
 

@@ -57,7 +57,8 @@ impl Case {
         let cases: Vec<_> = cases
             .into_iter()
             .map(|(name, facts)| {
-                let tensors = Tensors::open(&format!("expected/{}.safetensors", facts["tensors"].as_str().unwrap()));
+                let tensors =
+                    Tensors::open(&format!("expected/{}.safetensors", facts["tensors"].as_str().unwrap()));
                 Self { name, facts, tensors }
             })
             .collect();
@@ -93,14 +94,24 @@ fn logits_in_16_bits_err_no_more_than_the_reference() {
         let mask = case.tensors.get("attention_mask");
         let found = real(&logits(model.as_ref(), &case.tensors.get("input_ids"), &lengths(&mask)), &mask);
         assert_eq!(found.kind(), Kind::BFloat16);
-        let difference = found.to_kind(Kind::Double) - real(&case.tensors.get("logits"), &mask).to_kind(Kind::Double);
+        let difference =
+            found.to_kind(Kind::Double) - real(&case.tensors.get("logits"), &mask).to_kind(Kind::Double);
         let rms = difference.square().mean(Kind::Double).sqrt().double_value(&[]);
         let largest = difference.abs().max().double_value(&[]);
         let of = |kernel: &str, what: &str| case.facts["bf16"][kernel][what].as_f64().unwrap();
-        println!("{}: rms {:.3}, largest {:.3} of the reference's", case.name, rms / of("sdpa", "rms"), largest / of("sdpa", "max"));
+        println!(
+            "{}: rms {:.3}, largest {:.3} of the reference's",
+            case.name,
+            rms / of("sdpa", "rms"),
+            largest / of("sdpa", "max")
+        );
         assert!(rms <= BF16 * of("sdpa", "rms"), "{}: rms {rms} against {}", case.name, of("sdpa", "rms"));
         let reference_largest = of("sdpa", "max").max(of("eager", "max"));
-        assert!(largest <= BF16 * reference_largest, "{}: largest {largest} against {reference_largest}", case.name);
+        assert!(
+            largest <= BF16 * reference_largest,
+            "{}: largest {largest} against {reference_largest}",
+            case.name
+        );
     }
 }
 
@@ -118,7 +129,11 @@ fn losses_equal_the_reference() {
         let mean = loss.negative_log_likelihood.double_value(&[]) / loss.supervised_tokens as f64;
         let check = |what: &str, found: f64, expected: &Value| {
             let expected = expected.as_f64().unwrap();
-            assert!((found / expected - 1.0).abs() < LOSS, "{} {what}: {found} against {expected}", case.name);
+            assert!(
+                (found / expected - 1.0).abs() < LOSS,
+                "{} {what}: {found} against {expected}",
+                case.name
+            );
         };
         check("loss", mean, &case.facts["loss"]);
         let Some(auxiliary) = loss.auxiliary_loss else { continue };
@@ -127,7 +142,8 @@ fn losses_equal_the_reference() {
         let open = AutoCausalLm::open(&folder).unwrap();
         let Architecture::Mixtral(config) = open.architecture() else { panic!("only Mixtral has a router") };
         let per_layer = case.load(Kind::Float, AuxiliaryLoss::PerLayer);
-        let per_layer = causal_lm_loss(per_layer.as_ref(), &batch, &Pass::eval()).unwrap().auxiliary_loss.unwrap();
+        let per_layer =
+            causal_lm_loss(per_layer.as_ref(), &batch, &Pass::eval()).unwrap().auxiliary_loss.unwrap();
         let per_layer = per_layer.double_value(&[]) / config.router_aux_loss_coef;
         check("balance per layer", per_layer, &case.facts["aux_loss"]["per_layer_mean"]);
     }

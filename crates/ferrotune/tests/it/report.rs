@@ -1,13 +1,15 @@
 //! The study's report: its numbers, its words, its files.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot make its sample has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrotune::{
     eval::Record,
     report::{self, ReportError},
     study::{
-        Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting, RunResults,
-        SplitCounts, StudyResults,
+        Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting,
+        RunResults, SplitCounts, StudyResults,
     },
 };
 use serde_json::{Value, json};
@@ -94,7 +96,7 @@ fn model(name: &str, family: &str, overfits: bool, shift: f64) -> ModelResults {
         base_sha256: "3f9c12ab77de".repeat(6)[..64].to_owned(),
         tokenizer_sha256: "0123456789ab".repeat(6)[..64].to_owned(),
         parameters: if shift == 0.0 { 656_384 } else { 2_734_592 },
-        active_parameters: 1_104_256,
+        active_parameters: if shift == 0.0 { 656_384 } else { 1_104_256 },
         trainable_parameters: 16_384,
         encoding: EncodingCounts {
             kept: 998,
@@ -126,9 +128,10 @@ fn model(name: &str, family: &str, overfits: bool, shift: f64) -> ModelResults {
 fn sample() -> StudyResults {
     StudyResults {
         title: "LLaMA and Mixtral, fine-tuned on the same instructions".to_owned(),
-        description: "Two small base models of different families, fine-tuned with LoRA on the same records and the \
+        description:
+            "Two small base models of different families, fine-tuned with LoRA on the same records and the \
                       same settings, and measured before and after on questions that no record answers."
-            .to_owned(),
+                .to_owned(),
         finished: "2026-11-22 02:41 UTC".to_owned(),
         seconds: 534.21,
         environment: Environment {
@@ -187,7 +190,8 @@ fn sample() -> StudyResults {
 /// Results at the edges: hostile and endless names, huge losses, no validation, no runs, infinite metrics.
 fn edges() -> StudyResults {
     let mut results = sample();
-    results.models[0].name = "a-model-whose-name-is-the-path-of-a-checkpoint/with-many-parts_and-no-spaces-v0.2".to_owned();
+    results.models[0].name =
+        "a-model-whose-name-is-the-path-of-a-checkpoint/with-many-parts_and-no-spaces-v0.2".to_owned();
     for run in &mut results.models[0].runs {
         for point in run.training_curve.iter_mut().chain(&mut run.validation_curve) {
             point.loss *= 3.5e29_f64.powf(point.epoch / 2.0);
@@ -206,6 +210,7 @@ fn edges() -> StudyResults {
     }
     results.models[1].parameters = 46_702_792_704;
     results.models[1].runs[0].metrics.truncate(1);
+    results.models[1].runs[2].seed = u64::MAX - 1;
     let mut third = model("never trained", "mistral", false, 0.0);
     third.runs.clear();
     third.answers.clear();
@@ -336,7 +341,11 @@ impl Known {
 
     fn collect(&mut self, value: &Value) {
         match value {
-            Value::Number(number) => self.numbers.push(number.as_f64().unwrap()),
+            Value::Number(number) => {
+                self.numbers.push(number.as_f64().unwrap());
+                // A large seed has more digits than a floating-point number holds.
+                self.words.insert(Token(number.to_string()));
+            }
             Value::String(text) => self.text(text),
             Value::Array(values) => values.iter().for_each(|value| self.collect(value)),
             Value::Object(fields) => fields.iter().for_each(|(key, value)| {
@@ -359,9 +368,12 @@ impl Known {
         tokens(text)
             .into_iter()
             .filter(|token| {
-                let short_hash = token.0.len() == 12 && self.hashes.iter().any(|hash| hash.starts_with(&token.0));
+                let short_hash =
+                    token.0.len() == 12 && self.hashes.iter().any(|hash| hash.starts_with(&token.0));
                 // A plus is a sign as well, and none of the token's characters.
-                !short_hash && !self.words.contains(token) && !self.numbers.iter().any(|&number| token.is(number))
+                !short_hash
+                    && !self.words.contains(token)
+                    && !self.numbers.iter().any(|&number| token.is(number))
             })
             .collect()
     }
@@ -377,7 +389,12 @@ fn the_checker_sees_numbers_and_their_digits() {
     assert!(Token("1.5e30".to_owned()).is(1.4999e30));
     assert!(!Token("1.5e31".to_owned()).is(1.4999e30));
     assert!(!Token("0.25".to_owned()).is(-0.25));
-    assert_eq!(visible("<p title=\"7\">a<b>1</b>2</p><style>p { x: 9 }</style>").split_whitespace().collect::<String>(), "7a12");
+    assert_eq!(
+        visible("<p title=\"7\">a<b>1</b>2</p><style>p { x: 9 }</style>")
+            .split_whitespace()
+            .collect::<String>(),
+        "7a12"
+    );
 }
 
 #[test]
@@ -489,6 +506,17 @@ fn metrics_that_were_not_measured_say_so_and_why() {
 }
 
 #[test]
+fn a_mean_over_some_of_the_runs_says_so() {
+    let mut results = sample();
+    results.models[0].runs[2].metrics[0] = unmeasured("exact_match", "the disk was full");
+    let html = report::html(&results).unwrap();
+    let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
+    // Lifts 0.917 and 0.934 of 0.0142 + 0.83 lift.
+    assert!(row.contains("0.782<small>0.775 to 0.789; 2 of 3 runs</small>"), "{row}");
+    assert!(visible(&html).contains("not measured: the disk was full"), "the list says why");
+}
+
+#[test]
 fn no_cell_is_empty() {
     for results in [sample(), edges()] {
         let html = report::html(&results).unwrap();
@@ -498,7 +526,11 @@ fn no_cell_is_empty() {
                     continue;
                 }
                 let content = part.split_once('>').unwrap().1.split(&format!("</{cell}>")).next().unwrap();
-                assert!(!visible(content).trim().is_empty(), "an empty <{cell}: {}", &part[..part.len().min(200)]);
+                assert!(
+                    !visible(content).trim().is_empty(),
+                    "an empty <{cell}: {}",
+                    &part[..part.len().min(200)]
+                );
             }
         }
         let markdown = report::markdown(&results).unwrap();
@@ -516,9 +548,17 @@ fn hostile_texts_are_shown_and_do_nothing() {
     results.models[0].answers[0].base = format!("{HOSTILE}\u{0}\u{1b}[31m");
     results.models[0].base[9].not_measured = Some(HOSTILE.to_owned());
     let html = report::html(&results).unwrap();
-    assert!(!html.contains("<script") && !html.contains("<!--") && !html.contains('\u{0}') && !html.contains('\u{1b}'));
+    assert!(
+        !html.contains("<script")
+            && !html.contains("<!--")
+            && !html.contains('\u{0}')
+            && !html.contains('\u{1b}')
+    );
     assert!(visible(&html).contains(HOSTILE.trim()));
-    assert_eq!(html.matches("</title>").count(), 1 + html.matches("<svg").count() - html.matches("swatch\"").count());
+    assert_eq!(
+        html.matches("</title>").count(),
+        1 + html.matches("<svg").count() - html.matches("swatch\"").count()
+    );
     let markdown = report::markdown(&results).unwrap();
     assert!(!markdown.contains("<script") && !markdown.contains("<!--"));
     for line in markdown.lines().filter(|line| line.starts_with('|')) {
@@ -625,13 +665,18 @@ fn a_loss_that_is_not_finite_is_refused_by_name_before_anything_is_written() {
     let mut results = sample();
     results.models[1].runs[2].validation_curve[4].loss = f64::NAN;
     let error = report::write(folder.path(), &results).unwrap_err().to_string();
-    assert!(error.starts_with("models[1].runs[2].validation_curve[4].loss is NaN, expected a finite number"), "{error}");
+    assert!(
+        error.starts_with("models[1].runs[2].validation_curve[4].loss is NaN, expected a finite number"),
+        "{error}"
+    );
     assert!(names(folder.path()).is_empty());
 }
 
 fn names(folder: &std::path::Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

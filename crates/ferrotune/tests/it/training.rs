@@ -43,7 +43,9 @@ struct Case {
 
 impl Case {
     fn all() -> Vec<Self> {
-        let Value::Object(cases) = golden::json("training/training.json")["cases"].take() else { panic!("no cases") };
+        let Value::Object(cases) = golden::json("training/training.json")["cases"].take() else {
+            panic!("no cases")
+        };
         assert_eq!(cases.len(), 20, "a golden case was lost or added");
         cases
             .into_iter()
@@ -63,7 +65,8 @@ impl Case {
     }
 
     fn open(&self) -> AutoCausalLm {
-        AutoCausalLm::open(&golden::folder().join("models").join(self.facts["model"].as_str().unwrap())).unwrap()
+        AutoCausalLm::open(&golden::folder().join("models").join(self.facts["model"].as_str().unwrap()))
+            .unwrap()
     }
 
     fn adapter(&self) -> Option<AdapterWeights> {
@@ -120,7 +123,8 @@ impl Case {
 
     fn check_tensors(&self, what: &str, found: &BTreeMap<String, Tensor>, tolerance: f64) {
         let prefix = format!("{what}.");
-        let expected: Vec<String> = self.tensors.names().into_iter().filter(|name| name.starts_with(&prefix)).collect();
+        let expected: Vec<String> =
+            self.tensors.names().into_iter().filter(|name| name.starts_with(&prefix)).collect();
         assert!(!expected.is_empty(), "{}: no {what} tensors", self.name);
         let mut worst = 0.0_f64;
         for name in &expected {
@@ -143,7 +147,8 @@ fn full(case: &Case) -> (Box<dyn CausalLm>, Parameters) {
 
 /// Trained tensors under the names of transformers 5, where experts are stacked.
 fn in_new_layout(folder: &AutoCausalLm, of: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    let mut tensors: BTreeMap<String, Tensor> = of.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
+    let mut tensors: BTreeMap<String, Tensor> =
+        of.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
     let mut stacks: BTreeMap<String, Vec<(i64, i64, Tensor)>> = BTreeMap::new();
     for spec in folder.weights() {
         let Some(alias) = spec.alias else { continue };
@@ -172,7 +177,8 @@ fn parameters_by_name(parameters: &Parameters, of: impl Fn(&Tensor) -> Tensor) -
 fn adapters_written_by_peft_give_its_logits() {
     for case in Case::all() {
         let Some(weights) = case.adapter() else { continue };
-        let Adapted { model, .. } = adapt(&case.open(), Start::From(&weights), Dense, &case.options()).unwrap();
+        let Adapted { model, .. } =
+            adapt(&case.open(), Start::From(&weights), Dense, &case.options()).unwrap();
         let mask = case.tensors.get("attention_mask.0");
         let lengths: Vec<i64> = mask.sum_dim_intlist(1, false, Kind::Int64).try_into().unwrap();
         let ids = case.tensors.get("input_ids.0");
@@ -266,7 +272,13 @@ fn ten_steps_of_the_trainer_equal_ten_steps_of_the_reference() {
         let losses = steps.losses.borrow();
         check("loss", &losses, &case.list("losses"));
         check("gradient norm", &steps.norms.borrow(), &case.list("grad_norms"));
-        assert!(losses[0] - losses[9] > FALL, "{}: the loss fell from {} to {} only", case.name, losses[0], losses[9]);
+        assert!(
+            losses[0] - losses[9] > FALL,
+            "{}: the loss fell from {} to {} only",
+            case.name,
+            losses[0],
+            losses[9]
+        );
         let trained = match &adapter {
             Some(adapter) => {
                 let weights = adapter.weights().unwrap();

@@ -1,0 +1,148 @@
+//! What stands on the experts of a sparse block.
+
+use ferrotune_nn::{Decay, Dims, Gradient, Grouped, GroupedSite, Role, Storage, Weights, seam::LoopedGroup};
+use tch::{Device, Tensor};
+
+use super::Lora;
+use crate::{
+    Adaptation, Error, Result,
+    adapter::Place,
+    experts::{AdaptedGroup, Stack},
+    factors::{Factor, fresh},
+    files::{self, key},
+    target::{Decision, Scale, stacked_parameter},
+};
+
+/// One part of the experts at a site.
+struct PartSite<'a> {
+    /// The experts' module.
+    at: &'a Weights<'a>,
+    name: &'a str,
+    experts: i64,
+    dims: Dims,
+    /// Its first output column.
+    start: i64,
+}
+
+impl<S: Storage> Lora<S> {
+    pub(super) fn build_group(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Box<dyn Grouped>> {
+        let stacked = stacked_parameter(at.path(), site.stacked_name);
+        let flat = self.rules.parameter(&stacked)?;
+        let mut decisions = Vec::new(); // part by part, expert by expert
+        for part in &site.parts {
+            let decide = |expert| self.rules.module(Role::Expert, at.at(expert).at(part.name).path());
+            decisions.push((0..site.experts).map(decide).collect::<Result<Vec<_>>>()?);
+        }
+        if decisions.iter().flatten().any(|decision| *decision == Decision::Saved) {
+            if flat.is_some() {
+                return Err(Error::Config {
+                    field: "target_parameters".to_owned(),
+                    place: "the LoRA configuration".to_owned(),
+                    found: stacked,
+                    expected: "parameters of which no part is in modules_to_save".to_owned(),
+                });
+            }
+            return Ok(Box::new(LoopedGroup::build(self, site, at)?));
+        }
+        let base = self.base.frozen_group(site, at)?;
+        let mut stacks = Vec::new();
+        if let Some(scale) = flat {
+            stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
+        }
+        let mut start = 0;
+        for (part, decisions) in site.parts.iter().zip(&decisions) {
+            let part_site = PartSite {
+                at,
+                name: part.name,
+                experts: site.experts,
+                dims: Dims::new(part.out_features, site.in_features),
+                start,
+            };
+            let mut groups: Vec<(Scale, Vec<i64>)> = Vec::new(); // experts of one rank and scaling together
+            for (expert, decision) in (0..).zip(decisions) {
+                let Decision::Adapted(scale) = *decision else { continue };
+                match groups.iter_mut().find(|(other, _)| *other == scale) {
+                    Some((_, experts)) => experts.push(expert),
+                    None => groups.push((scale, vec![expert])),
+                }
+            }
+            let several = groups.len() > 1;
+            for (scale, experts) in groups {
+                stacks.push(self.expert_stack(&part_site, scale, &experts, several)?);
+            }
+            start += part.out_features;
+        }
+        if stacks.is_empty() {
+            return Ok(Box::new(base));
+        }
+        let parts = site.parts.iter().map(|part| part.out_features).collect();
+        Ok(Box::new(AdaptedGroup { base, stacks, parts, kind: self.kind, dropout: self.config.lora_dropout }))
+    }
+
+    /// Factors of some experts' matrices of one part, each under its own name in the file. `several` says that the part
+    /// has more such stacks, where patterns give some experts another rank.
+    fn expert_stack(
+        &mut self,
+        part: &PartSite<'_>,
+        scale: Scale,
+        experts: &[i64],
+        several: bool,
+    ) -> Result<Stack> {
+        let PartSite { at, name: part_name, dims, start, .. } = *part;
+        let Scale { rank, scaling } = scale;
+        let paths: Vec<String> =
+            experts.iter().map(|expert| at.at(expert).at(part_name).path().to_owned()).collect();
+        for path in &paths {
+            self.record(path, Role::Expert, Adaptation::LowRank { rank, scaling });
+        }
+        let stack_name = if several { paths[0].clone() } else { at.at(part_name).path().to_owned() };
+        let factor = |this: &mut Self, factor, shape: [i64; 2]| {
+            let value = match &mut this.origin {
+                None => {
+                    let shape = [experts.len() as i64, shape[0], shape[1]];
+                    fresh(&this.config.init_lora_weights, factor, &shape, rank)?
+                }
+                Some(taker) => {
+                    let each = paths.iter().map(|path| taker.take(&[key(path, files::leaf(factor))], &shape));
+                    Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?
+                }
+            };
+            let place = Place::Slices(paths.iter().map(|path| key(path, files::leaf(factor))).collect());
+            // Always with a gradient: where no row reaches an expert its slice is zero.
+            let name = format!("{stack_name}.{factor}");
+            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, at.device())
+        };
+        let a = factor(self, Factor::A, [rank, dims.in_features])?;
+        let b = factor(self, Factor::B, [dims.out_features, rank])?;
+        let slot = |expert| experts.iter().position(|&other| other == expert).map(|slot| slot as i64);
+        Ok(Stack { a, b, slots: (0..part.experts).map(slot).collect(), start, scaling })
+    }
+
+    /// Factors of a stacked parameter: one A for all of an expert's parts.
+    fn flat_stack(
+        &mut self,
+        site: &GroupedSite,
+        stacked: &str,
+        scale: Scale,
+        device: Device,
+    ) -> Result<Stack> {
+        let Scale { rank, scaling } = scale;
+        self.record(stacked, Role::Expert, Adaptation::LowRank { rank, scaling });
+        let module = stacked.rsplit_once('.').map_or("", |(module, _)| module).to_owned();
+        let counter = self.flat.entry(module.clone()).or_default();
+        let index = *counter;
+        *counter += 1;
+        let factor = |this: &mut Self, factor, shape: [i64; 3]| {
+            let value = match &mut this.origin {
+                None => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
+                Some(taker) => taker.take_flat(stacked, factor, shape)?,
+            };
+            let place = Place::Flat { module: module.clone(), index, factor };
+            let name = format!("{stacked}.{factor}");
+            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, device)
+        };
+        let a = factor(self, Factor::A, [site.experts, rank, site.in_features])?;
+        let b = factor(self, Factor::B, [site.experts, site.out_features(), rank])?;
+        Ok(Stack { a, b, slots: (0..site.experts).map(Some).collect(), start: 0, scaling })
+    }
+}

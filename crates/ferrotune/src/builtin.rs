@@ -1,0 +1,144 @@
+//! The built-in study: two small base models grown on the spot, fine-tuned on made-up facts, and compared.
+
+use std::path::Path;
+
+use ferrotune_core::{GenerationLimits, LanguageModel as _};
+use ferrotune_data::{SplitSizes, Tokenizer};
+use ferrotune_nn::{Dense, Frozen};
+use ferrotune_trainer::{Finished, LogRow, TrainingConfig};
+
+use crate::{
+    AutoCausalLm, Compute, DataConfig, Error, LoadOptions, MeasureConfig, Result, ScoredModel,
+    demo::{self, Family, World, recipe},
+    grow,
+    study::{AdapterConfig, Interaction, ModelConfig, RouterAuxLoss, Study},
+};
+
+/// Writes the built-in data into `folder`, grows both base models there, checks that they know what they were told,
+/// and returns the study of them.
+///
+/// `embedder` is the folder of a sentence encoder, for semantic similarity.
+///
+/// # Errors
+/// [`Error::Recall`] if a base model does not recall the facts: fine-tuning it would show nothing. What growing gives.
+pub fn builtin(
+    folder: &Path,
+    compute: &Compute,
+    embedder: Option<&Path>,
+    interaction: &mut dyn Interaction,
+) -> Result<Study> {
+    let world = World::new(recipe::WORLD_SEED);
+    let files = demo::write(folder, recipe::WORLD_SEED)?;
+    let pages = world.pages();
+    let mut models = Vec::new();
+    for (family, model) in Family::ALL.into_iter().zip(&files.models) {
+        let name = match family {
+            Family::Llama => "LLaMA",
+            Family::Mixtral => "Mixtral",
+        };
+        interaction.say(&format!("{name}: growing the base model on {} pages of statements", pages.len()));
+        let training = TrainingConfig {
+            epochs: recipe::GROWING.epochs,
+            batch_size: recipe::GROWING.batch_size,
+            learning_rate: recipe::GROWING.learning_rate,
+            warmup_ratio: recipe::GROWING.warmup_ratio,
+            seed: recipe::WORLD_SEED,
+            ..TrainingConfig::default()
+        };
+        let grown = grow(model, &pages, &training, compute, interaction.listener())?;
+        let recall = recall(model, &world, compute)?;
+        interaction.say(&format!(
+            "{name}: grown in {:.0} s to a loss of {:.3}; it completes {:.1} % of the facts",
+            grown.summary.train_runtime_seconds,
+            last_loss(&grown),
+            100.0 * recall
+        ));
+        if recall < recipe::LOWEST_RECALL {
+            return Err(Error::Recall {
+                model: name.to_owned(),
+                found: recall,
+                expected: recipe::LOWEST_RECALL,
+            });
+        }
+        models.push(ModelConfig {
+            name: name.to_owned(),
+            path: model.clone(),
+            origin: Some(format!(
+                "grown on the spot by the same trainer, all weights trainable, on {} pages of plain statements without \
+                 any question",
+                pages.len()
+            )),
+        });
+    }
+    let recipe::Adapter { rank, alpha, dropout, target_modules } = recipe::ADAPTER;
+    Ok(Study {
+        title: "LLaMA and Mixtral before and after instruction tuning".to_owned(),
+        description: "The built-in study: two small models that know made-up facts from plain statements are taught to \
+                      answer questions, and asked about facts whose answers stand in no fine-tuning record."
+            .to_owned(),
+        seeds: recipe::SEEDS.to_vec(),
+        compute: compute.clone(),
+        data: DataConfig {
+            train: vec![files.train],
+            validation: vec![files.validation],
+            test: vec![files.test],
+            split: SplitSizes::Fractions { train: 1.0, validation: 0.0, test: 0.0 },
+            max_seq_length: demo::MAX_POSITION_EMBEDDINGS,
+            ..DataConfig::default()
+        },
+        adapter: AdapterConfig {
+            rank,
+            alpha,
+            dropout,
+            target_modules: target_modules.map(str::to_owned).to_vec(),
+            ..AdapterConfig::default()
+        },
+        router_aux_loss: RouterAuxLoss::Off,
+        training: TrainingConfig {
+            epochs: recipe::FINE_TUNING.epochs,
+            batch_size: recipe::FINE_TUNING.batch_size,
+            learning_rate: recipe::FINE_TUNING.learning_rate,
+            warmup_ratio: recipe::FINE_TUNING.warmup_ratio,
+            save_total_limit: Some(1),
+            ..TrainingConfig::default()
+        },
+        evaluation: MeasureConfig {
+            max_new_tokens: recipe::MAX_NEW_TOKENS,
+            embedder: embedder.map(Path::to_owned),
+            ..MeasureConfig::default()
+        },
+        models,
+    })
+}
+
+/// The training loss of the last steps.
+fn last_loss(grown: &Finished) -> f64 {
+    let rows = grown.state.log_history.iter().rev();
+    let last =
+        rows.filter_map(|row| if let LogRow::Training(row) = row { Some(row.loss) } else { None }).next();
+    last.unwrap_or(grown.summary.train_loss)
+}
+
+/// The part of the facts that a grown model completes word for word.
+fn recall(folder: &Path, world: &World, compute: &Compute) -> Result<f64> {
+    let (device, kind) = compute.resolve()?;
+    let model = AutoCausalLm::open(folder)?.load(&LoadOptions::new(device, kind), &mut Frozen::new(Dense))?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let completions = world.completions();
+    let prompts: Vec<String> = completions.iter().map(|completion| completion.beginning.clone()).collect();
+    let limits = GenerationLimits {
+        max_new_tokens: recipe::MAX_NEW_TOKENS,
+        stop: Vec::new(),
+        temperature: 0.0,
+        seed: 0,
+    };
+    let answers = ScoredModel::new(model.as_ref(), &tokenizer)
+        .generate(&prompts, &limits)
+        .map_err(|source| Error::Decode { source })?;
+    let right = answers
+        .iter()
+        .zip(&completions)
+        .filter(|(answer, completion)| answer.text.trim_start().starts_with(&completion.end))
+        .count();
+    Ok(right as f64 / completions.len() as f64)
+}

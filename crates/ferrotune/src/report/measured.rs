@@ -1,0 +1,159 @@
+//! The measured metrics as rows: the table that compares them, and the list of all of them.
+
+use ferrotune_eval::Record;
+use serde::Serialize;
+
+use super::{
+    metrics,
+    number::{decimal, signed},
+    prose::{self, METRIC},
+    summary::{MetricSummary, Summary},
+    view::NOT_MEASURED,
+};
+use crate::study::StudyResults;
+
+/// Models side by side in one table of metrics; with more, paper is too narrow.
+const MODELS_PER_TABLE: usize = 2;
+
+/// A table of metrics: three columns for each of its models.
+#[derive(Debug, Serialize)]
+pub(super) struct Table<'a> {
+    models: Vec<&'a str>,
+    columns: usize,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    label: String,
+    better: &'static str,
+    /// The reason, if no cell of the row has a number and all for the same.
+    reason: Option<String>,
+    cells: Vec<Cell>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cell {
+    text: String,
+    note: String,
+    measured: bool,
+}
+
+/// One record.
+#[derive(Debug, Serialize)]
+pub(super) struct Line<'a> {
+    model: &'a str,
+    state: String,
+    label: String,
+    variant: &'a str,
+    value: String,
+    interval: String,
+    scored: usize,
+    total: usize,
+    method: &'a str,
+}
+
+/// Table by table, the metrics of all models, a few models in each.
+pub(super) fn tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Table<'a>> {
+    let records =
+        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
+    let rows = metrics::rows(records);
+    let names: Vec<&str> = results.models.iter().map(|model| model.name.as_str()).collect();
+    names
+        .chunks(MODELS_PER_TABLE)
+        .zip(summary.models.chunks(MODELS_PER_TABLE))
+        .map(|(names, models)| Table {
+            models: names.to_vec(),
+            columns: 3 * names.len(),
+            rows: rows
+                .iter()
+                .enumerate()
+                .map(|(i, row)| {
+                    let cells: Vec<Cell> =
+                        models.iter().flat_map(|model| cells(&model.metrics[i], model.runs)).collect();
+                    let reason =
+                        cells.iter().find(|cell| !cell.note.is_empty()).map(|cell| cell.note.clone());
+                    let uniform = cells.iter().all(|cell| {
+                        !cell.measured && (cell.note.is_empty() || Some(&cell.note) == reason.as_ref())
+                    });
+                    Row {
+                        label: row.label.clone(),
+                        better: prose::better(row.better),
+                        reason: reason.filter(|_| uniform),
+                        cells,
+                    }
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// Base, fine-tuned and change of one metric of one model.
+fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
+    let absent = |why: &Option<String>| Cell {
+        text: NOT_MEASURED.to_owned(),
+        note: why.clone().unwrap_or_default(),
+        measured: false,
+    };
+    let base = match &metric.base {
+        Some(value) => Cell { text: decimal(value.mean, METRIC), note: String::new(), measured: true },
+        None => absent(&metric.base_not_measured),
+    };
+    let fine_tuned = match &metric.fine_tuned {
+        Some(spread) => {
+            let range = format!("{} to {}", decimal(spread.min, METRIC), decimal(spread.max, METRIC));
+            let mut notes = Vec::new();
+            if spread.runs > 1 {
+                notes.push(range);
+            }
+            if spread.runs < runs {
+                notes.push(format!("{} of {runs} runs", spread.runs));
+            }
+            Cell { text: decimal(spread.mean, METRIC), note: notes.join("; "), measured: true }
+        }
+        None => absent(&metric.fine_tuned_not_measured),
+    };
+    let change = match metric.change {
+        Some(change) => Cell { text: signed(change, METRIC), note: String::new(), measured: true },
+        None if metric.base.is_some() && metric.fine_tuned.is_some() => {
+            Cell { text: "undefined".to_owned(), note: String::new(), measured: true }
+        }
+        None => Cell { text: NOT_MEASURED.to_owned(), note: String::new(), measured: false },
+    };
+    [base, fine_tuned, change]
+}
+
+/// Every record of the study, base models before their runs.
+pub(super) fn lines(results: &StudyResults) -> Vec<Line<'_>> {
+    let mut rows = Vec::new();
+    for model in &results.models {
+        let base = model.base.iter().map(|record| ("base".to_owned(), record));
+        let tuned = model
+            .runs
+            .iter()
+            .flat_map(|run| run.metrics.iter().map(move |record| (format!("seed {}", run.seed), record)));
+        rows.extend(base.chain(tuned).map(|(state, record)| line(&model.name, state, record)));
+    }
+    rows
+}
+
+fn line<'a>(model: &'a str, state: String, record: &'a Record) -> Line<'a> {
+    Line {
+        model,
+        state,
+        label: metrics::label(&record.metric),
+        variant: &record.variant,
+        value: match (record.value, &record.not_measured) {
+            (Some(value), _) => decimal(value, METRIC),
+            (None, Some(reason)) => format!("{NOT_MEASURED}: {reason}"),
+            (None, None) => NOT_MEASURED.to_owned(),
+        },
+        interval: match record.ci95 {
+            Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
+            None => "none".to_owned(),
+        },
+        scored: record.n_scored,
+        total: record.n_total,
+        method: &record.ci_method,
+    }
+}

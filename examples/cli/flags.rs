@@ -1,0 +1,103 @@
+//! Flags that several examples have, and what they open.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use ferrotune::{
+    Adapted, AutoCausalLm, Compute, Error, LoadOptions, Start, adapt,
+    adapters::AdapterWeights,
+    core::Tokenize as _,
+    data::Tokenizer,
+    nn::{CausalLm, Dense, Frozen},
+    tch::{Device, Kind},
+};
+
+use super::Result;
+
+/// Where and in what to compute.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Computing")]
+pub(crate) struct ComputeFlags {
+    /// `auto` (CUDA where there is a device, else the CPU), `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Type of weights and activations; `auto` is f32 on a CPU and bf16 on CUDA
+    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
+    pub(crate) dtype: String,
+    /// Seeds everything that is random
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Threads for arithmetic on the CPU; libtorch's choice where absent
+    #[arg(long)]
+    pub(crate) threads: Option<u32>,
+}
+
+impl ComputeFlags {
+    pub(crate) fn resolve(&self) -> ferrotune::Result<(Device, Kind)> {
+        Compute { device: self.device.clone(), dtype: self.dtype.clone(), threads: self.threads }.resolve()
+    }
+}
+
+/// The flags of every example that reads a model.
+#[derive(Args, Debug)]
+pub(crate) struct Common {
+    /// Hugging Face folder of a LLaMA, Mistral or Mixtral model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// TOML file with flags, without their dashes in front; flags on the command line win
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeFlags,
+}
+
+impl Common {
+    /// Loads the model to use it as it is, with an adapter where one is named.
+    pub(crate) fn load(&self, adapter: Option<&Path>) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
+        let (device, kind) = self.compute.resolve()?;
+        let folder = AutoCausalLm::open(&self.model)?;
+        let options = LoadOptions::new(device, kind);
+        let model = match adapter {
+            None => folder.load(&options, &mut Frozen::new(Dense))?,
+            Some(adapter) => {
+                let weights = AdapterWeights::open(adapter)?;
+                let Adapted { model, .. } = adapt(&folder, Start::From(&weights), Dense, &options)?;
+                model
+            }
+        };
+        Ok((folder, model))
+    }
+}
+
+/// The tokenizer of a model folder, which must not have more ids than the model.
+pub(crate) fn tokenizer(folder: &AutoCausalLm) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_folder(folder.folder())?;
+    let (ids, model) = (tokenizer.vocabulary_size(), folder.vocabulary_size());
+    if ids as i64 > model {
+        return Err(
+            Error::VocabularyMismatch { folder: folder.folder().to_owned(), tokenizer: ids, model }.into()
+        );
+    }
+    Ok(tokenizer)
+}
+
+/// A flag that takes one of several words; `--help` lists them.
+pub(crate) fn words<T: Copy + Send + Sync + 'static>(
+    meanings: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(meanings.iter().map(|(word, _)| *word)).try_map(move |found| {
+        let meaning = meanings.iter().find(|(word, _)| *word == found);
+        meaning.map(|(_, meaning)| *meaning).ok_or("not a word that was listed")
+    })
+}
+
+/// Wall-clock seconds, never 0, so that rates can be divided by them.
+pub(crate) fn seconds_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64().max(f64::MIN_POSITIVE)
+}

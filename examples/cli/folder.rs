@@ -1,0 +1,115 @@
+//! Output that appears complete or not at all.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use ferrotune::Error;
+
+use super::Result;
+
+/// Fills a new folder: `fill` writes beside it, and a rename puts everything in place.
+///
+/// A folder that holds something is replaced only if `force` is set, and only once the new one is complete.
+pub(crate) fn write_folder<T>(
+    folder: &Path,
+    force: bool,
+    fill: impl FnOnce(&Path) -> Result<T>,
+) -> Result<T> {
+    if !force {
+        refuse_to_fill(folder)?;
+    }
+    let folder = &folder.canonicalize().unwrap_or_else(|_| folder.to_owned()); // a link stays where it is
+    let (stage, former) = (beside(folder, ".incomplete"), beside(folder, ".former"));
+    remove(&stage)?;
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(on(parent))?;
+    }
+    fs::create_dir(&stage).map_err(on(&stage))?;
+    let filled = fill(&stage).and_then(|filled| {
+        put_on_disk(&stage).map_err(on(&stage))?;
+        if folder.exists() {
+            remove(&former)?;
+            fs::rename(folder, &former).map_err(on(folder))?;
+        }
+        fs::rename(&stage, folder).map_err(on(folder))?;
+        remove(&former)?;
+        Ok(filled)
+    });
+    if filled.is_err() {
+        // The error that matters is the first.
+        let _ = fs::remove_dir_all(&stage);
+    }
+    filled
+}
+
+/// Refuses a folder that holds something.
+pub(crate) fn refuse_to_fill(folder: &Path) -> Result<()> {
+    let first = match fs::read_dir(folder) {
+        Err(problem) if problem.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(on(folder))?.next(),
+    };
+    match first.transpose().map_err(on(folder))? {
+        None => Ok(()),
+        Some(entry) => Err(format!(
+            "`{}` is not empty (it holds `{}`); choose another folder, or replace this one with --force",
+            folder.display(),
+            entry.file_name().display()
+        )
+        .into()),
+    }
+}
+
+/// Refuses an output folder that is one of the folders that are read.
+pub(crate) fn refuse_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let same =
+        |input: &&&Path| matches!((output.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    match inputs.iter().find(same) {
+        None => Ok(()),
+        Some(input) => {
+            Err(format!("the output folder `{}` is one that is read; choose another", input.display()).into())
+        }
+    }
+}
+
+/// Writes a file under a temporary name beside it, which is then renamed.
+pub(crate) fn write_file(path: &Path, contents: &str) -> Result<()> {
+    let stage = beside(path, ".incomplete");
+    let written = fs::write(&stage, contents)
+        .and_then(|()| File::open(&stage)?.sync_all())
+        .and_then(|()| fs::rename(&stage, path));
+    written.map_err(|problem| {
+        let _ = fs::remove_file(&stage);
+        on(path)(problem).into()
+    })
+}
+
+/// `.NAME.suffix` in the same folder, so that renaming stays on one file system.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    // A path such as `runs/new/..` has no name of its own.
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = whole.file_name().unwrap_or(OsStr::new("output")).display().to_string();
+    whole.with_file_name(format!(".{name}{suffix}"))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(problem) if problem.kind() != io::ErrorKind::NotFound => Err(on(folder)(problem).into()),
+        _ => Ok(()),
+    }
+}
+
+fn put_on_disk(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(folder)?.sync_all()
+}
+
+fn on(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}

@@ -1,0 +1,69 @@
+//! What the examples share: flags, files of flags, messages on standard error, and the result as the last line of
+//! standard output.
+//!
+//! An example is a function from its flags to something that serializes; [`run`] does the rest. A failure is one line
+//! that names every cause, and exit status 1; flags that make no sense give status 2 before anything is read.
+
+#![allow(dead_code, reason = "each example uses its part of this module")]
+
+mod flag_file;
+mod flags;
+mod folder;
+
+use std::{error::Error, io, io::Write as _, process::ExitCode};
+
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use ferrotune::core::BoxError;
+pub(crate) use flags::{Common, ComputeFlags, seconds_since, tokenizer, words};
+pub(crate) use folder::{refuse_inputs, refuse_to_fill, write_file, write_folder};
+
+/// What an example's work gives.
+pub(crate) type Result<T> = std::result::Result<T, BoxError>;
+
+/// Parses flags, with those of the file that `--config` names, and does an example's work.
+pub(crate) fn run<F: clap::Parser, S: Serialize>(work: impl FnOnce(F) -> Result<S>) -> ExitCode {
+    match flag_file::parse::<F>(std::env::args_os().collect()) {
+        Ok(flags) => finish(|| work(flags)),
+        Err(refusal) => refusal.exit(),
+    }
+}
+
+/// Does the work of an example whose flags are parsed: its result becomes the last line of standard output.
+pub(crate) fn finish<S: Serialize>(work: impl FnOnce() -> Result<S>) -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let printed = work().and_then(|result| {
+        let line = serde_json::to_string(&result)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush())?;
+        Ok(())
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {}", chain(error.as_ref())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line of prose. Standard error may be closed, which is no reason to stop.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// An error with its causes, each once: some messages repeat their source's.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! Fine-tunes two model families on the same instructions, compares them before and after, and writes a report.
+//!
+//! Without flags it runs the built-in study: both base models are grown on the spot, so nothing is downloaded.
+//!
+//! ```sh
+//! cargo run --example compare
+//! cargo run --release --example compare -- --config study.toml --output runs/study
+//! ```
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use ferrotune::{
+    Compute, builtin,
+    report,
+    study::{Interaction, Study, StudyResults},
+    trainer::{Existing, Listener, listeners::Progress, prepare_output},
+};
+use serde_json::{Value, json};
+
+mod cli;
+
+/// Fine-tune several models on the same instructions and compare them before and after.
+#[derive(Debug, Parser)]
+#[command(after_help = "Prints one JSON object as the last line of standard output: `tables` and `report`.")]
+struct Args {
+    /// The study as a TOML file; without it the built-in study runs
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for the report, adapters, checkpoints and logs
+    #[arg(long, value_name = "DIR", default_value = "runs/compare")]
+    output: PathBuf,
+    /// Replace what a former study left in the output folder
+    #[arg(long)]
+    force: bool,
+    /// Sentence encoder for semantic similarity [default: .models/all-minilm-l6-v2, where it is there]
+    #[arg(long, value_name = "DIR")]
+    embedder: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto, or what the study says]
+    #[arg(long)]
+    device: Option<String>,
+    /// The type to compute in: auto, f32, bf16 or f16 [default: auto, or what the study says]
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Threads for arithmetic on the CPU [default: libtorch's choice, or what the study says]
+    #[arg(long)]
+    threads: Option<u32>,
+}
+
+/// Prints stages and shows progress bars on standard error.
+struct Console {
+    progress: Progress,
+}
+
+impl Interaction for Console {
+    fn say(&mut self, line: &str) {
+        cli::say(line);
+    }
+
+    fn listener(&mut self) -> Option<&mut dyn Listener> {
+        self.progress = Progress::new();
+        Some(&mut self.progress)
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    cli::finish(|| {
+        let mut console = Console { progress: Progress::new() };
+        let embedder = args.embedder.clone().or_else(|| {
+            let usual = PathBuf::from(".models/all-minilm-l6-v2");
+            usual.is_dir().then_some(usual)
+        });
+        let study = args.config.as_deref().map(Study::open).transpose()?.map(|study| args.applied_to(study, &embedder));
+        if let Some(study) = &study {
+            study.compute.resolve()?;
+        }
+        let existing = if args.force { Existing::Force } else { Existing::Refuse };
+        prepare_output(&args.output, existing)?;
+        let output = args.output.as_path();
+        let study = match study {
+            Some(study) => study,
+            None => builtin(&output.join("builtin"), &args.compute(), embedder.as_deref(), &mut console)?,
+        };
+        let results = study.run(output, &mut console)?;
+        report::write(output, &results)?;
+        console.say(&format!("the report is {}", output.join("report.html").display()));
+        Ok(json!({ "tables": tables(&results), "report": output.join("report.html") }))
+    })
+}
+
+impl Args {
+    fn compute(&self) -> Compute {
+        let mut compute = Compute::default();
+        self.choose(&mut compute);
+        compute
+    }
+
+    fn choose(&self, compute: &mut Compute) {
+        compute.device = self.device.clone().unwrap_or_else(|| compute.device.clone());
+        compute.dtype = self.dtype.clone().unwrap_or_else(|| compute.dtype.clone());
+        compute.threads = self.threads.or(compute.threads);
+    }
+
+    /// The study with what the flags say; flags win over the file.
+    fn applied_to(&self, mut study: Study, embedder: &Option<PathBuf>) -> Study {
+        self.choose(&mut study.compute);
+        if self.embedder.is_some() || study.evaluation.embedder.is_none() {
+            study.evaluation.embedder.clone_from(embedder);
+        }
+        study
+    }
+}
+
+/// The study's tables 3 and 4: seconds of training, and each metric before and after, for each seed.
+fn tables(results: &StudyResults) -> Value {
+    let metrics = |records: &[ferrotune::eval::Record]| -> Value {
+        let pairs = records.iter().map(|record| {
+            let value = match &record.not_measured {
+                Some(reason) => json!({ "not_measured": reason }),
+                None => json!(record.value),
+            };
+            (record.metric.clone(), value)
+        });
+        Value::Object(pairs.collect())
+    };
+    let models = results.models.iter().map(|model| {
+        let runs = model.runs.iter().map(|run| {
+            json!({
+                "seed": run.seed,
+                "train_seconds": run.train_seconds,
+                "train_loss": run.train_loss,
+                "validation_loss": run.validation_loss,
+                "overfits_after_step": run.overfitting.map(|point| point.step),
+                "metrics": metrics(&run.metrics),
+            })
+        });
+        let fine_tuned: Vec<Value> = runs.collect();
+        (model.name.clone(), json!({ "base": metrics(&model.base), "fine_tuned": fine_tuned }))
+    });
+    Value::Object(models.collect())
+}

@@ -1,0 +1,220 @@
+//! LoRA fine-tuning of one model on instruction data.
+
+#[path = "../cli/mod.rs"]
+mod cli;
+mod flags;
+mod prose;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use ferrotune::{
+    Adapted, AutoCausalLm, Error, Instructions, LoadOptions, Parts, Start, adapt,
+    adapters::{AdapterWeights, LoraAdapter, LoraConfig},
+    core::{Sample, digest},
+    data::{Prepared, Tokenizer},
+    evaluation_plan, kind_name,
+    nn::Dense,
+    tch::{Device, Kind},
+    torch::generator,
+    trainer::{
+        self, Dataset, Existing, Resume, Trainer, TrainingSummary,
+        listeners::{JsonLog, Progress, TensorBoard},
+        prepare_output,
+    },
+    training_plan,
+};
+use serde::Serialize;
+
+use flags::Flags;
+
+/// The last line of standard output, and `summary.json`.
+#[derive(Debug, Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    training: TrainingSummary,
+    /// Weights of the base and of the adapter.
+    total_parameters: u64,
+    output: PathBuf,
+    train_records: usize,
+    eval_records: usize,
+    data: Vec<prose::FileCounts>,
+}
+
+fn main() -> ExitCode {
+    cli::run(finetune)
+}
+
+fn finetune(flags: Flags) -> cli::Result<Summary> {
+    let training = flags.training()?;
+    let lora = flags.lora()?;
+    if flags.existing() == Existing::Refuse {
+        refuse_a_run(&flags.output)?;
+    }
+    cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
+    let (device, kind) = flags.common.compute.resolve()?;
+
+    let base = AutoCausalLm::open(&flags.common.model)?;
+    let tokenizer = cli::tokenizer(&base)?;
+    let further = flags.adapter.as_deref().map(AdapterWeights::open).transpose()?;
+    let instructions = Instructions::read(flags.data()?)?;
+    let encoding = encode(&instructions, &tokenizer, &base)?;
+    let data = prose::file_counts(&instructions, &encoding);
+    data.iter().for_each(|counts| cli::say(&counts.to_string()));
+    let parts = Parts::new(&encoding, &instructions.deal(&[&encoding])?);
+    cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
+
+    prose::say_model(&base, device, kind);
+    let identity = identity(&flags, &lora, kind)?;
+    // The adapter's first values come from this generator, so a resumed run builds the same model.
+    generator::seed(Device::Cpu, training.seed)?;
+    let options = LoadOptions {
+        auxiliary_loss: flags.training.router_aux_loss.into(),
+        ..LoadOptions::new(device, kind)
+    };
+    let start = further.as_ref().map_or(Start::New(&lora), Start::From);
+    let Adapted { model, adapter } = adapt(&base, start, Dense, &options)?;
+    cli::say(&format!("the adapter changes {} modules", adapter.sites().len()));
+
+    let plan = training_plan(lengths(&parts.train), training.batch_size, training.seed);
+    let validation_plan = evaluation_plan(lengths(&parts.validation), training.batch_size);
+    let name =
+        |records: &[usize], position: usize| instructions.records[records[position]].origin.to_string();
+    let training_name = |position: usize| name(&parts.train_records, position);
+    let validation_name = |position: usize| name(&parts.validation_records, position);
+    let export = |folder: &Path| adapter.save(folder).map_err(Into::into);
+    let dataset = Dataset::new(&parts.train, &plan).with_names(&training_name);
+    let mut trainer =
+        Trainer::new(training, model.as_ref(), adapter.parameters(), dataset)?.with_export(&export);
+    if !parts.validation.is_empty() {
+        let validation = Dataset::new(&parts.validation, &validation_plan).with_names(&validation_name);
+        trainer = trainer.with_validation(validation)?;
+    }
+    for (key, value) in &identity {
+        trainer = trainer.with_identity(key, value);
+    }
+
+    let resume = begin(&flags)?;
+    let (mut progress, mut log) = (Progress::new(), JsonLog::new(&flags.output.join("log.jsonl"))?);
+    let mut board = TensorBoard::new(&flags.output.join("runs"))?;
+    let finished = trainer
+        .with_output(&flags.output)
+        .with_listener(&mut log)
+        .with_listener(&mut board)
+        .with_listener(&mut progress)
+        .run(resume)?;
+    finish(
+        &flags,
+        &adapter,
+        Summary {
+            total_parameters: base.parameters().0 + finished.summary.trainable_parameters,
+            training: finished.summary,
+            output: flags.output.clone(),
+            train_records: parts.train.len(),
+            eval_records: parts.validation.len(),
+            data,
+        },
+    )
+}
+
+fn lengths(samples: &[Sample]) -> Vec<usize> {
+    samples.iter().map(Sample::len).collect()
+}
+
+fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalLm) -> cli::Result<Prepared> {
+    let (asked, positions) = (instructions.config().max_seq_length, base.max_positions());
+    if positions < asked as i64 {
+        cli::say(&format!(
+            "records are cut at the model's {positions} positions, not at --max-seq-length {asked}"
+        ));
+    }
+    let bar = prose::tokenization_bar(instructions.records.len())?;
+    let encoding =
+        instructions.encode(tokenizer, positions, &|progress| bar.set_position(progress.done as u64));
+    bar.finish_and_clear();
+    Ok(encoding?)
+}
+
+/// What a resumed run must share with the run that it goes on with, beside what the trainer compares by itself.
+fn identity(flags: &Flags, lora: &LoraConfig, kind: Kind) -> cli::Result<BTreeMap<String, String>> {
+    let mut identity = BTreeMap::from([
+        ("--dtype".to_owned(), kind_name(kind).to_owned()),
+        ("--router-aux-loss".to_owned(), format!("{:?}", flags.training.router_aux_loss)),
+    ]);
+    match &flags.adapter {
+        Some(adapter) => weight_digests(adapter, "adapter", &mut identity)?,
+        None => {
+            let mut fields = lora.to_fields();
+            fields.remove("base_model_name_or_path"); // the base is compared by its contents
+            identity
+                .extend(fields.into_iter().map(|(field, value)| (format!("`{field}`"), value.to_string())));
+        }
+    }
+    weight_digests(&flags.common.model, "base", &mut identity)?;
+    Ok(identity)
+}
+
+fn weight_digests(folder: &Path, what: &str, into: &mut BTreeMap<String, String>) -> cli::Result<()> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| Error::Io { path, source }
+    };
+    for entry in fs::read_dir(folder).map_err(io(folder))? {
+        let path = entry.map_err(io(folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let name = path.file_name().unwrap_or_default().display();
+            let key = format!("the SHA-256 of the {what}'s `{name}`");
+            into.insert(key, digest::of_file(&path).map_err(io(&path))?);
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of [`prepare_output`], before the long way there.
+fn refuse_a_run(output: &Path) -> cli::Result<()> {
+    let Ok(mut entries) = fs::read_dir(output) else { return Ok(()) };
+    match entries.next().and_then(io::Result::ok) {
+        None => Ok(()),
+        Some(entry) => {
+            let (folder, found) = (output.to_owned(), entry.file_name().to_string_lossy().into_owned());
+            Err(trainer::Error::OutputExists { folder, found }.into())
+        }
+    }
+}
+
+/// The files of a finished run; the summary is the last one written.
+const RESULTS: [&str; 4] = ["summary.json", "adapter_config.json", "adapter_model.safetensors", "README.md"];
+
+/// The first touch of the output folder. A former run's results go, so that they are never taken for this one's.
+fn begin(flags: &Flags) -> cli::Result<Resume> {
+    let resume = prepare_output(&flags.output, flags.existing())?;
+    if flags.force && RESULTS[1..3].iter().any(|name| flags.output.join(name).exists()) {
+        for path in RESULTS.map(|name| flags.output.join(name)) {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::Io { path, source }.into());
+                }
+                _ => {}
+            }
+        }
+    }
+    if resume == Resume::Newest && trainer::checkpoints(&flags.output)?.is_empty() {
+        cli::say(&format!("`{}` has no checkpoint yet; beginning at the first step", flags.output.display()));
+    }
+    Ok(resume)
+}
+
+fn finish(flags: &Flags, adapter: &LoraAdapter, summary: Summary) -> cli::Result<Summary> {
+    adapter.save(&flags.output)?;
+    cli::write_file(
+        &flags.output.join(RESULTS[0]),
+        &format!("{}\n", serde_json::to_string_pretty(&summary)?),
+    )?;
+    cli::say(&format!("the adapter is in `{}`", flags.output.display()));
+    Ok(summary)
+}

@@ -1,0 +1,126 @@
+//! Text that continues a prompt.
+
+mod cli;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use clap::Parser;
+use ferrotune::{
+    Error,
+    core::Tokenize,
+    data::{Record, encode_prompt},
+    nn::generate::{Continued, Sampling, generate as continue_prompts},
+    torch::generator,
+};
+use serde::Serialize;
+
+/// Continues a prompt, greedily unless a temperature is given.
+#[derive(Debug, Parser)]
+#[command(next_help_heading = "Generation")]
+struct Flags {
+    #[command(flatten)]
+    common: cli::Common,
+    /// PEFT folder of an adapter to put on the model
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// What the model reads after BOS
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Puts the prompt into the template that fine-tuning uses, as a request to be answered
+    #[arg(long)]
+    chat: bool,
+    /// The most tokens to generate; fewer where EOS comes or the model's positions end
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: u32,
+    /// 0 takes the most probable token; above 0 divides the logits before drawing
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f64,
+    /// Draws only from the most probable tokens whose probabilities add up to this
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f64,
+    /// Draws only from this many most probable tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: u32,
+    /// Divides the positive logits of tokens that occurred, and multiplies the negative ones
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    repetition_penalty: f64,
+    /// Number of continuations
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    num: u32,
+}
+
+/// The last line of standard output; `text` and `tokens` are the first continuation's.
+#[derive(Debug, Serialize)]
+struct Generated {
+    text: String,
+    tokens: usize,
+    tokens_per_second: f64,
+    continuations: Vec<Continuation>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Continuation {
+    text: String,
+    tokens: usize,
+    /// Whether EOS came, rather than a limit.
+    ended: bool,
+}
+
+fn main() -> ExitCode {
+    cli::run(generate)
+}
+
+fn generate(flags: Flags) -> cli::Result<Generated> {
+    let (folder, model) = flags.common.load(flags.adapter.as_deref())?;
+    let tokenizer = cli::tokenizer(&folder)?;
+    let prompt = prompt(&flags, &tokenizer)?;
+    if prompt.len() as i64 >= model.max_positions() {
+        let (what, limit) = ("the prompt".to_owned(), model.max_positions());
+        return Err(Error::TextTooLong { what, found: prompt.len(), limit }.into());
+    }
+    let sampling = Sampling {
+        temperature: flags.temperature,
+        top_p: flags.top_p,
+        top_k: flags.top_k.into(),
+        repetition_penalty: flags.repetition_penalty,
+        max_new_tokens: flags.max_new_tokens.into(),
+        eos: tokenizer.special().eos.map(i64::from).into_iter().collect(),
+    };
+    generator::seed(model.device(), flags.common.compute.seed)?;
+    let rows = vec![prompt.iter().map(|&id| id.into()).collect(); flags.num as usize];
+    let start = Instant::now();
+    let continued = continue_prompts(model.as_ref(), &rows, &sampling)?;
+    let seconds = cli::seconds_since(start);
+    let continuations = continued
+        .into_iter()
+        .map(|Continued { ids, ended }| {
+            let text = text_after(&prompt, &ids, &tokenizer)?;
+            Ok(Continuation { text, tokens: ids.len(), ended })
+        })
+        .collect::<cli::Result<Vec<_>>>()?;
+    for continuation in &continuations {
+        cli::say(&continuation.text);
+    }
+    let all: usize = continuations.iter().map(|continuation| continuation.tokens).sum();
+    let Continuation { text, tokens, .. } = continuations[0].clone();
+    Ok(Generated { text, tokens, tokens_per_second: all as f64 / seconds, continuations })
+}
+
+fn prompt(flags: &Flags, tokenizer: &impl Tokenize) -> cli::Result<Vec<u32>> {
+    if flags.chat {
+        return Ok(encode_prompt(&Record::new(flags.prompt.clone(), "", 0), tokenizer)?);
+    }
+    let bos = tokenizer.special().bos.ok_or(ferrotune::data::Error::MissingSpecialToken { role: "bos" })?;
+    Ok([bos].into_iter().chain(tokenizer.encode(&flags.prompt)?.ids).collect())
+}
+
+/// The text of new ids as it reads behind the prompt: decoded alone, they would lose a space in front.
+fn text_after(prompt: &[u32], new: &[i64], tokenizer: &impl Tokenize) -> cli::Result<String> {
+    let decode = |ids: &[u32]| tokenizer.decode(ids).map_err(|source| Error::Decode { source });
+    let new: Vec<u32> = new.iter().map(|&id| id as u32).collect();
+    let whole = decode(&[prompt, &new].concat())?;
+    Ok(match whole.strip_prefix(&decode(prompt)?) {
+        Some(text) => text.to_owned(),
+        None => decode(&new)?,
+    })
+}
