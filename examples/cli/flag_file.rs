@@ -2,7 +2,7 @@
 
 use std::{any::TypeId, ffi::OsString, path::Path};
 
-use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser, error::ErrorKind};
+use clap::{Arg, ArgAction, Command, Parser, error::ErrorKind};
 use toml::Value;
 
 /// Parses a command line, and behind it what the file of its `--config` adds to it.
@@ -61,11 +61,11 @@ fn as_flags(flag: &Arg, key: &str, value: &Value, base: &Path) -> Result<Vec<OsS
         Value::Array(list) => list.iter().map(scalar).collect::<Result<Vec<_>, _>>()?,
         Value::Table(table) => table
             .iter()
-            .map(|(key, value)| Ok(format!("{key}={}", scalar(value)?)))
-            .collect::<Result<_, _>>()?,
+            .map(|(key, value)| Ok::<_, String>(format!("{key}={}", scalar(value)?)))
+            .collect::<Result<_, String>>()?,
         single => vec![scalar(single)?],
     };
-    let is_path = *flag.get_value_parser().type_id() == TypeId::of::<std::path::PathBuf>();
+    let is_path = flag.get_value_parser().type_id() == TypeId::of::<std::path::PathBuf>();
     let spelt = |value: String| -> OsString {
         let mut text = OsString::from(format!("--{key}="));
         if is_path {

@@ -4,7 +4,7 @@
 //! An example is a function from its flags to something that serializes; [`run`] does the rest. A failure is one line
 //! that names every cause, and exit status 1; flags that make no sense give status 2 before anything is read.
 
-#![allow(dead_code, reason = "each example uses its part of this module")]
+#![allow(dead_code, unused_imports, reason = "each example uses its part of this module")]
 
 mod flag_file;
 mod flags;

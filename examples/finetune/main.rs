@@ -12,7 +12,6 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
 use ferrotune::{
     Adapted, AutoCausalLm, Error, Instructions, LoadOptions, Parts, Start, adapt,
     adapters::{AdapterWeights, LoraAdapter, LoraConfig},

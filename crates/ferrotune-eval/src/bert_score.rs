@@ -7,6 +7,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use ferrotune_core::BoxError;
 use ndarray::{Array2, ArrayView1};
+use rayon::prelude::*;
 
 use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore, rouge::Prf};
 
@@ -112,7 +113,7 @@ impl BertScore {
                 detail: "there is no reference".to_owned(),
             })
         };
-        Ok(pairs.iter().map(best).collect())
+        Ok(pairs.par_iter().map(best).collect())
     }
 
     fn rescale(&self, score: Prf) -> Prf {

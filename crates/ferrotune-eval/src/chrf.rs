@@ -62,8 +62,14 @@ pub struct Chrf {
 
 #[derive(Debug, Default)]
 struct Scratch {
-    words: Interner,
+    ids: Ids,
     overlap: Overlap,
+}
+
+#[derive(Debug, Default)]
+struct Ids {
+    chars: Interner,
+    words: Interner,
 }
 
 /// A text as ids: its characters, and its words.
@@ -126,11 +132,12 @@ impl Chrf {
         hypothesis: &str,
         references: impl Iterator<Item = &'t str>,
     ) -> Vec<f64> {
-        scratch.words.clear();
-        let hypothesis = self.parts(&mut scratch.words, hypothesis);
+        scratch.ids.chars.clear();
+        scratch.ids.words.clear();
+        let hypothesis = self.parts(&mut scratch.ids, hypothesis);
         let mut best: Option<(f64, Vec<f64>)> = None;
         for reference in references {
-            let reference = self.parts(&mut scratch.words, reference);
+            let reference = self.parts(&mut scratch.ids, reference);
             let row = self.statistics(&mut scratch.overlap, &hypothesis, &reference);
             let score = self.score_row(&row, Rounding::Double);
             if best.as_ref().is_none_or(|(best, _)| score > *best) {
@@ -140,13 +147,14 @@ impl Chrf {
         best.map_or_else(|| vec![0.0; 3 * self.orders()], |(_, row)| row)
     }
 
-    fn parts(&self, words: &mut Interner, text: &str) -> Parts {
+    fn parts(&self, ids: &mut Ids, text: &str) -> Parts {
         let lower = self.config.lowercase.then(|| text.to_lowercase());
         let text = lower.as_deref().unwrap_or(text);
         let chars = text.chars().filter(|&c| self.config.whitespace || !python_text::is_space(c));
-        let mut parts = Parts { chars: chars.map(u32::from).collect(), words: Vec::new() };
+        let chars = chars.map(|c| ids.chars.id(c.encode_utf8(&mut [0; 4]).as_bytes())).collect();
+        let mut parts = Parts { chars, words: Vec::new() };
         if self.config.word_order > 0 {
-            separate_punctuation(text, |word| parts.words.push(words.id(word.as_bytes())));
+            separate_punctuation(text, |word| parts.words.push(ids.words.id(word.as_bytes())));
         }
         parts
     }

@@ -189,6 +189,14 @@ pub enum LineProblem {
         /// What the parser said.
         detail: String,
     },
+    /// The line is JSON, but no line of a per-sample file.
+    #[error(
+        "not a sample: {detail}; expected `id`, `metric`, `reference`, `prediction` and `score` or `failure`"
+    )]
+    NotASample {
+        /// What the parser said.
+        detail: String,
+    },
     /// A field is absent.
     #[error("field `{field}` is missing")]
     MissingField {

@@ -8,16 +8,22 @@
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interner {
     slots: Vec<WordSlot>,
+    /// The words that are longer than [`PACKED`] bytes.
     arena: Vec<u8>,
     used: usize,
     stamp: u32,
 }
 
+/// Words up to this many bytes are compared as one number.
+const PACKED: usize = 8;
+
 #[derive(Clone, Copy, Debug, Default)]
 struct WordSlot {
-    hash: u64,
-    start: usize,
-    end: usize,
+    /// The bytes of a short word, the hash of a long one.
+    key: u64,
+    length: u32,
+    /// Where a long word stands in the arena.
+    start: u32,
     id: u32,
     stamp: u32,
 }
@@ -46,25 +52,35 @@ impl Interner {
         if self.slots.len() < 2 * (self.used + 1) {
             self.grow();
         }
-        let hash = hash_bytes(word);
+        let length = word.len() as u32;
+        let key = key_of(word);
         let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let mut at = place(key, length) & mask;
         loop {
             let slot = self.slots[at];
             if slot.stamp != self.stamp {
                 break;
             }
-            if slot.hash == hash && &self.arena[slot.start..slot.end] == word {
+            if slot.key == key
+                && slot.length == length
+                && (word.len() <= PACKED || self.long_word(slot) == word)
+            {
                 return slot.id;
             }
             at = (at + 1) & mask;
         }
+        let start = self.arena.len() as u32;
+        if word.len() > PACKED {
+            self.arena.extend_from_slice(word);
+        }
         let id = self.used as u32;
-        let start = self.arena.len();
-        self.arena.extend_from_slice(word);
-        self.slots[at] = WordSlot { hash, start, end: self.arena.len(), id, stamp: self.stamp };
+        self.slots[at] = WordSlot { key, length, start, id, stamp: self.stamp };
         self.used += 1;
         id
+    }
+
+    fn long_word(&self, slot: WordSlot) -> &[u8] {
+        &self.arena[slot.start as usize..][..slot.length as usize]
     }
 
     fn grow(&mut self) {
@@ -72,7 +88,7 @@ impl Interner {
         let size = (2 * old.len()).max(256);
         self.slots = vec![WordSlot::default(); size];
         for slot in old.into_iter().filter(|slot| slot.stamp == self.stamp) {
-            let mut at = slot.hash as usize & (size - 1);
+            let mut at = place(slot.key, slot.length) & (size - 1);
             while self.slots[at].stamp == self.stamp {
                 at = (at + 1) & (size - 1);
             }
@@ -81,19 +97,35 @@ impl Interner {
     }
 }
 
-/// Multiply-and-fold over eight bytes at a time. The words come from the texts being compared: a text built to collide
-/// slows down its own scoring only, and equality is always decided on the bytes.
-fn hash_bytes(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.len() as u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        hash = fold(hash ^ u64::from_le_bytes(word));
+fn place(key: u64, length: u32) -> usize {
+    fold(key ^ u64::from(length) << 56) as usize
+}
+
+/// A number that, with the length, is the word if it is short (its pieces overlap where it does not fill them), and its
+/// hash if it is long. The words come from the texts being compared: a text built to collide slows down its own scoring
+/// only, and equality is always decided on the bytes.
+fn key_of(word: &[u8]) -> u64 {
+    match word.len() {
+        0 => 0,
+        length @ 1..=3 => {
+            u64::from(word[0]) | u64::from(word[length / 2]) << 8 | u64::from(word[length - 1]) << 16
+        }
+        length @ 4..=PACKED => {
+            let piece = |at: usize| {
+                u64::from(u32::from_le_bytes([word[at], word[at + 1], word[at + 2], word[at + 3]]))
+            };
+            piece(0) | piece(length - 4) << 32
+        }
+        length => {
+            let piece = |at: usize| {
+                let mut bytes = [0; 8];
+                bytes.copy_from_slice(&word[at..at + 8]);
+                u64::from_le_bytes(bytes)
+            };
+            let starts = (0..length - 8).step_by(8);
+            starts.fold(piece(length - 8), |hash, at| fold(hash ^ piece(at)))
+        }
     }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    fold(hash ^ u64::from_le_bytes(last))
 }
 
 fn fold(x: u64) -> u64 {
@@ -173,7 +205,7 @@ pub(crate) struct Overlap {
 
 impl Overlap {
     /// For each order n from 1 to `matches.len()`: how many n-grams of `hypothesis` occur in the references, each
-    /// counted at most as often as in the reference that has it most often.
+    /// counted at most as often as in the reference that has it most often. Tokens are small numbers.
     pub(crate) fn clipped_matches(&mut self, references: &[&[u32]], hypothesis: &[u32], matches: &mut [u64]) {
         let total: usize = references.iter().map(|r| r.len()).sum();
         self.references.resize(references.len(), Vec::new());
@@ -182,12 +214,16 @@ impl Overlap {
             self.most.clear();
             for (tokens, grams) in references.iter().zip(&mut self.references) {
                 extend_grams(order, tokens, grams, |key| Some(self.keys.insert(key)));
-                self.most.resize(self.keys.used, 0);
+                let ids = match order {
+                    1 => tokens.iter().max().map_or(0, |&largest| largest as usize + 1),
+                    _ => self.keys.used,
+                };
+                self.most.resize(self.most.len().max(ids), 0);
                 if references.len() == 1 {
                     grams.iter().for_each(|&gram| self.most[gram as usize] += 1);
                 } else {
                     self.here.clear();
-                    self.here.resize(self.keys.used, 0);
+                    self.here.resize(ids, 0);
                     grams.iter().for_each(|&gram| self.here[gram as usize] += 1);
                     self.most.iter_mut().zip(&self.here).for_each(|(most, &here)| *most = (*most).max(here));
                 }
@@ -205,7 +241,7 @@ impl Overlap {
     }
 }
 
-/// Turns the ids of (n-1)-grams at every position into ids of n-grams; for n = 1 starts from the tokens.
+/// Turns the ids of (n-1)-grams at every position into ids of n-grams. Tokens are their own ids.
 fn extend_grams(
     order: usize,
     tokens: &[u32],
@@ -214,7 +250,7 @@ fn extend_grams(
 ) {
     if order == 1 {
         grams.clear();
-        grams.extend(tokens.iter().map(|&token| id_of(u64::from(token)).unwrap_or(ABSENT)));
+        grams.extend_from_slice(tokens);
         return;
     }
     grams.truncate((tokens.len() + 1).saturating_sub(order));

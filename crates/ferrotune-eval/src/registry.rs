@@ -40,7 +40,8 @@ impl Registry {
     /// `meteor` without a dictionary, and named so; `exact_match`, `squad_em`, `token_f1`.
     ///
     /// `meteor_corrected`, `semantic_similarity` and `bert_score` are known, and reported as not measured until a
-    /// dictionary or an encoder is given.
+    /// dictionary or an encoder is given; `perplexity` likewise, since it is measured by
+    /// [`Perplexity::measure`](crate::perplexity::Perplexity::measure) from a model's log-likelihoods.
     ///
     /// # Errors
     /// None with the settings used here; the constructors' errors are passed on.
@@ -63,6 +64,7 @@ impl Registry {
         for (metric, reason) in [
             ("semantic_similarity", "no sentence encoder was given"),
             ("bert_score", "no token encoder was given"),
+            ("perplexity", "it needs a model's log-likelihoods, which pairs of texts do not have"),
             ("meteor_corrected", "no wordnet folder was given"),
         ] {
             let unavailable = Unavailable { metric: metric.to_owned(), reason: reason.to_owned() };

@@ -133,20 +133,34 @@ pub fn write_samples(path: &Path, lines: &[SampleLine], existing: Existing) -> R
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(partial, path)
     };
-    write().map_err(|source| Error::Write { path: path.to_owned(), source })
+    write().map_err(|source| {
+        // The write has failed already; that an unfinished file cannot be removed either adds nothing.
+        let _ = fs::remove_file(partial);
+        Error::Write { path: path.to_owned(), source }
+    })
 }
 
 /// Reads a per-sample file.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::NoRecords`], and [`Error::Line`] for a line that is no [`SampleLine`].
+/// [`Error::Read`], [`Error::NoRecords`], and [`Error::Line`] for a line that is no [`SampleLine`], or that scores a
+/// sample by a metric that has scored it before.
 pub fn read_samples(path: &Path) -> Result<Vec<SampleLine>> {
+    Ok(numbered_samples(path)?.into_iter().map(|(_, line)| line).collect())
+}
+
+fn numbered_samples(path: &Path) -> Result<Vec<(usize, SampleLine)>> {
     let mut lines = Vec::new();
-    for_each_line(path, |line, text| {
-        let parsed = parse_json(text).and_then(|value| {
-            serde_json::from_value(value).map_err(|error| LineProblem::NotJson { detail: error.to_string() })
-        });
-        lines.push(parsed.map_err(|problem| Error::Line { path: path.to_owned(), line, problem })?);
+    let mut first_use: HashMap<(String, String), usize> = HashMap::new();
+    for_each_line(path, |number, text| {
+        let wrong = |problem| Error::Line { path: path.to_owned(), line: number, problem };
+        let line: SampleLine = serde_json::from_value(parse_json(text).map_err(wrong)?)
+            .map_err(|error| wrong(LineProblem::NotASample { detail: error.to_string() }))?;
+        if let Some(first_line) = first_use.insert((line.id.clone(), line.metric.clone()), number) {
+            let id = format!("{}` with metric `{}", line.id, line.metric);
+            return Err(wrong(LineProblem::DuplicateId { id, first_line }));
+        }
+        lines.push((number, line));
         Ok(())
     })?;
     if lines.is_empty() {
@@ -177,8 +191,7 @@ pub fn read_samples(path: &Path) -> Result<Vec<SampleLine>> {
 pub fn rescorable_pairs(path: &Path) -> Result<Vec<Pair>> {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut seen: HashMap<String, (usize, usize)> = HashMap::new();
-    for (index, line) in read_samples(path)?.into_iter().enumerate() {
-        let number = index + 1;
+    for (number, line) in numbered_samples(path)? {
         let wrong = |problem| Error::Line { path: path.to_owned(), line: number, problem };
         check_references(&line.reference).map_err(wrong)?;
         let pair = Pair {

@@ -17,7 +17,7 @@ use crate::{
 /// Writes the built-in data into `folder`, grows both base models there, checks that they know what they were told,
 /// and returns the study of them.
 ///
-/// `embedder` is the folder of a sentence encoder, for semantic similarity.
+/// One thread is used unless `compute` asks for more. `embedder` is the folder of a sentence encoder, for semantic similarity.
 ///
 /// # Errors
 /// [`Error::Recall`] if a base model does not recall the facts: fine-tuning it would show nothing. What growing gives.
@@ -27,6 +27,9 @@ pub fn builtin(
     embedder: Option<&Path>,
     interaction: &mut dyn Interaction,
 ) -> Result<Study> {
+    // Matrices of this size are done before a second thread has woken up: on two busy cores, two threads took five
+    // times as long as one (November 2026).
+    let compute = &Compute { threads: compute.threads.or(Some(1)), ..compute.clone() };
     let world = World::new(recipe::WORLD_SEED);
     let files = demo::write(folder, recipe::WORLD_SEED)?;
     let pages = world.pages();

@@ -8,6 +8,8 @@ use std::path::Path;
 use ferrotune_nn::{
     Role, WeightSource as _,
     checkpoint::{Checkpoint, CheckpointWriter},
+    decoder::IGNORED_TENSORS,
+    weights::Layouts,
 };
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
@@ -45,7 +47,8 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
     }
     let fields = grown_config(dense, config, plan);
     let grown = AutoCausalLm::from_fields("the grown model", fields.clone())?;
-    let source = Checkpoint::open(dense.folder())?;
+    let checkpoint = Checkpoint::open(dense.folder())?;
+    let source = Layouts::new(&checkpoint, &dense.weights(), IGNORED_TENSORS)?;
     let mut writer = CheckpointWriter::new(output);
     let mut written = 0;
     ferrotune_torch::generator::seed(Device::Cpu, plan.seed)?;
@@ -61,6 +64,11 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
             Role::Expert => source.read(&dense_name(&spec.name))?,
             _ => source.read(&spec.name)?,
         };
+        if tensor.size() != spec.shape {
+            let (name, place) = (spec.name, source.place());
+            let (found, expected) = (tensor.size(), spec.shape);
+            return Err(ferrotune_nn::Error::WrongShape { name, place, found, expected }.into());
+        }
         written += tensor.numel() as u64;
         writer.push(&spec.name, &tensor)?;
     }
@@ -72,7 +80,7 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
 }
 
 /// The router is stored like the embedding, so that the file has one type.
-fn router_kind(source: &Checkpoint) -> Result<Kind> {
+fn router_kind(source: &Layouts<'_>) -> Result<Kind> {
     Ok(source.read_rows("model.embed_tokens.weight", 0..1)?.kind())
 }
 

@@ -135,25 +135,39 @@ impl Cutter {
 fn for_each_token_13a(text: &str, buffers: &mut [Vec<u8>; 2], mut with: impl FnMut(&[u8])) {
     let text = unescape(text);
     let mut rest = text.as_bytes();
-    while let Some(start) = rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Space) {
+    let class = |byte: u8| CLASS[usize::from(byte)];
+    while let Some(start) = rest.iter().position(|&byte| class(byte) != Class::Space) {
         rest = &rest[start..];
-        let plain =
-            rest.iter().position(|&byte| CLASS[usize::from(byte)] != Class::Plain).unwrap_or(rest.len());
-        let after = rest.get(plain + 1).copied().unwrap_or(b' ');
-        match rest.get(plain).copied().unwrap_or(b' ') {
-            next if CLASS[usize::from(next)] == Class::Space => {
-                for_each_word(&rest[..plain], &mut with);
+        let mut plain = 0;
+        let mut bits = 0;
+        while let Some(&byte) = rest.get(plain).filter(|&&byte| class(byte) == Class::Plain) {
+            bits |= byte;
+            plain += 1;
+        }
+        let mut word = |word: &[u8]| match word {
+            [] => {}
+            word if bits < 0x80 => with(word),
+            word => for_each_word(word, &mut with),
+        };
+        match rest.get(plain..) {
+            None | Some([]) => {
+                word(rest);
+                return;
+            }
+            Some([next, ..]) if class(*next) == Class::Space => {
+                word(&rest[..plain]);
                 rest = &rest[plain..];
             }
             // A single mark at the end of a word is split off, whether a digit precedes it or not.
-            b'.' | b',' if CLASS[usize::from(after)] == Class::Space => {
-                for_each_word(&rest[..plain], &mut with);
+            Some([b'.' | b',', after @ ..])
+                if after.first().is_none_or(|&after| class(after) == Class::Space) =>
+            {
+                word(&rest[..plain]);
                 with(&rest[plain..=plain]);
-                rest = &rest[plain + 1..];
+                rest = after;
             }
-            _ => {
-                let is_space = |&byte: &u8| CLASS[usize::from(byte)] == Class::Space;
-                let end = rest.iter().position(is_space).unwrap_or(rest.len());
+            Some(_) => {
+                let end = rest.iter().position(|&byte| class(byte) == Class::Space).unwrap_or(rest.len());
                 for_each_word(space_13a(&rest[..end], buffers), &mut with);
                 rest = &rest[end..];
             }

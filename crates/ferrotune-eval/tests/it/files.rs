@@ -160,7 +160,9 @@ fn nothing_is_overwritten_unless_allowed_and_nothing_half_written_is_left() {
 #[test]
 fn lines_that_disagree_about_a_sample_are_refused() {
     let line = |prediction: &str| {
-        format!(r#"{{"id":"1","metric":"m","reference":["r"],"prediction":"{prediction}","score":1.0}}"#)
+        format!(
+            r#"{{"id":"1","metric":"m{prediction}","reference":["r"],"prediction":"{prediction}","score":1.0}}"#
+        )
     };
     let (_folder, path) = folder_with("samples.jsonl", &format!("{}\n{}\n", line("a"), line("b")));
     match rescorable_pairs(&path).unwrap_err() {
@@ -172,5 +174,21 @@ fn lines_that_disagree_about_a_sample_are_refused() {
             assert_eq!(id, "1");
         }
         other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn lines_that_are_no_samples_are_refused_with_file_and_line() {
+    let good = r#"{"id":"1","metric":"m","reference":["r"],"prediction":"p","score":1.0}"#;
+    for (bad, message) in [
+        ("{", "not JSON"),
+        (r#"{"id":"1"}"#, "not a sample: missing field `metric`"),
+        (r#"{"id":"1","metric":"m","reference":["r"],"prediction":"p"}"#, "not a sample"),
+        (good, "id `1` with metric `m` was used before, on line 1"),
+        (r#"{"id":"1","metric":"m","reference":["r"],"prediction":"p","score":"1"}"#, "not a sample"),
+    ] {
+        let (_folder, path) = folder_with("samples.jsonl", &format!("{good}\n{bad}\n"));
+        let error = read_samples(&path).unwrap_err().to_string();
+        assert!(error.contains("samples.jsonl` line 2: ") && error.contains(message), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use ferrotune::{
     merge,
     mixtral::AuxiliaryLoss,
     nn::{
-        CausalLm, Dense, Parameters, Pass, Tokens, Trainable, WeightSource as _,
+        CausalLm, Dense, Parameters, Pass, Role, Tokens, Trainable, WeightSource as _,
         checkpoint::Checkpoint,
         loss::{Labelled, causal_lm_loss},
     },
@@ -151,7 +151,7 @@ fn in_new_layout(folder: &AutoCausalLm, of: &BTreeMap<String, Tensor>) -> BTreeM
         of.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
     let mut stacks: BTreeMap<String, Vec<(i64, i64, Tensor)>> = BTreeMap::new();
     for spec in folder.weights() {
-        let Some(alias) = spec.alias else { continue };
+        let Some(alias) = spec.alias.filter(|_| spec.role != Role::Embedding) else { continue };
         let tensor = tensors.remove(&spec.name).unwrap();
         match alias.slice {
             None => drop(tensors.insert(alias.name, tensor)),
