@@ -11,8 +11,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use ferrotune::{
-    Compute, builtin,
-    report,
+    Compute, builtin, report,
     study::{Interaction, Study, StudyResults},
     trainer::{Existing, Listener, listeners::Progress, prepare_output},
 };
@@ -71,7 +70,12 @@ fn main() -> std::process::ExitCode {
             let usual = PathBuf::from(".models/all-minilm-l6-v2");
             usual.is_dir().then_some(usual)
         });
-        let study = args.config.as_deref().map(Study::open).transpose()?.map(|study| args.applied_to(study, &embedder));
+        let study = args
+            .config
+            .as_deref()
+            .map(Study::open)
+            .transpose()?
+            .map(|study| args.applied_to(study, &embedder));
         if let Some(study) = &study {
             study.compute.resolve()?;
         }

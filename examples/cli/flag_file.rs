@@ -24,8 +24,10 @@ pub(super) fn parse<F: Parser>(mut line: Vec<OsString>) -> Result<F, clap::Error
 
 fn read(file: &Path, command: &Command, line: &[OsString]) -> Result<Vec<OsString>, String> {
     let text = std::fs::read_to_string(file).map_err(|problem| format!("cannot be read: {problem}"))?;
-    let table: toml::Table =
-        text.parse().map_err(|problem: toml::de::Error| format!("is not TOML: {problem}"))?;
+    let table: toml::Table = text.parse().map_err(|problem: toml::de::Error| {
+        let before = problem.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("is not TOML: {} in line {}", problem.message(), before.lines().count().max(1))
+    })?;
     let base = file.parent().unwrap_or(Path::new(""));
     let mut added = Vec::new();
     for (key, value) in &table {

@@ -55,15 +55,21 @@ pub(crate) fn say(line: &str) {
 }
 
 /// An error with its causes, each once: some messages repeat their source's.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = Some(error);
+    let mut full = false;
     while let Some(error) = cause {
         let more = error.to_string();
         if !text.contains(&more) {
             text = format!("{text}: {more}");
         }
+        full |=
+            error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull);
         cause = error.source();
+    }
+    if full {
+        text.push_str("; make room and run it again, a training run with --resume");
     }
     text
 }

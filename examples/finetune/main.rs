@@ -64,8 +64,17 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     let instructions = Instructions::read(flags.data()?)?;
     let encoding = encode(&instructions, &tokenizer, &base)?;
     let data = prose::file_counts(&instructions, &encoding);
-    data.iter().for_each(|counts| cli::say(&counts.to_string()));
     let parts = Parts::new(&encoding, &instructions.deal(&[&encoding])?);
+    if parts.train.is_empty() {
+        let (limit, counts) = (encoding.report.limits.max_seq_length, encoding.report.total);
+        return Err(format!(
+            "no record is left to train on: of {} good ones {} have a request that is too long and {} lose their \
+             response beyond {limit} tokens; raise --max-seq-length, lower --eval-fraction, or give more data",
+            counts.records, counts.request_too_long, counts.nothing_supervised
+        )
+        .into());
+    }
+    data.iter().for_each(|counts| cli::say(&counts.to_string()));
     cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
 
     prose::say_model(&base, device, kind);

@@ -29,10 +29,14 @@ impl Place {
         copy(&golden.join("models/mixtral"), &place.path("mixtral"));
         place.json("model/tokenizer.json", &tokenizer());
         place.json("model/tokenizer_config.json", &json!({ "bos_token": "<s>", "eos_token": "</s>" }));
-        let record = |number: i32| json!({ "instruction": "add one", "input": format!("{number}"), "output": "a b" });
+        let record =
+            |number: i32| json!({ "instruction": "add one", "input": format!("{number}"), "output": "a b" });
         place.json("data.json", &(0..20).map(record).collect());
         place.json("ids.json", &json!([[1, 5, 6, 7], [1, 8]]));
-        place.write("texts.jsonl", "{\"id\": \"first\", \"text\": \"a b\"}\n{\"prompt\": \"a\", \"response\": \" b\"}\n");
+        place.write(
+            "texts.jsonl",
+            "{\"id\": \"first\", \"text\": \"a b\"}\n{\"prompt\": \"a\", \"response\": \" b\"}\n",
+        );
         place
     }
 
@@ -56,7 +60,8 @@ impl Place {
 
     /// Changes fields of a JSON file.
     fn edit(&self, name: &str, fields: Value) {
-        let mut value: Value = serde_json::from_slice(&fs::read(self.path(name)).expect("a file")).expect("JSON");
+        let mut value: Value =
+            serde_json::from_slice(&fs::read(self.path(name)).expect("a file")).expect("JSON");
         for (field, new) in fields.as_object().expect("an object") {
             value[field] = new.clone();
         }
@@ -98,8 +103,13 @@ impl Place {
         let mut words = line.split_whitespace();
         let name = words.next().expect("an example's name");
         let target = std::env::current_exe().expect("this test's path");
-        let example = target.parent().and_then(Path::parent).expect("the target folder").join("examples").join(name);
-        assert!(example.is_file(), "{} is not built: run `cargo test -p ferrotune-examples`", example.display());
+        let example =
+            target.parent().and_then(Path::parent).expect("the target folder").join("examples").join(name);
+        assert!(
+            example.is_file(),
+            "{} is not built: run `cargo test -p ferrotune-examples`",
+            example.display()
+        );
         Command::new(example)
             .args(words)
             .current_dir(self.folder.path())
@@ -121,7 +131,8 @@ impl Place {
 fn tokenizer() -> Value {
     let words = "<unk> <s> </s> INST Below is an instruction that describes a task Write response appropriately \
                  completes the request add one b [ ] . / 1 2 3 4 5 6 7 8 9 0";
-    let vocabulary: Value = words.split_whitespace().zip(0..).map(|(word, id)| (word.to_owned(), json!(id))).collect();
+    let vocabulary: Value =
+        words.split_whitespace().zip(0..).map(|(word, id)| (word.to_owned(), json!(id))).collect();
     let special = |id: i32, content: &str| {
         json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true })
@@ -146,8 +157,10 @@ fn copy(from: &Path, to: &Path) {
 
 /// The message that the table gives for an input.
 fn documented(input: &str) -> &'static str {
-    let row = TABLE.lines().find_map(|line| line.strip_prefix("| ")?.strip_prefix(input)?.strip_prefix(" | "));
-    row.and_then(|row| row.strip_suffix(" |")).unwrap_or_else(|| panic!("docs/errors.md has no row `{input}`"))
+    let row =
+        TABLE.lines().find_map(|line| line.strip_prefix("| ")?.strip_prefix(input)?.strip_prefix(" | "));
+    row.and_then(|row| row.strip_suffix(" |"))
+        .unwrap_or_else(|| panic!("docs/errors.md has no row `{input}`"))
 }
 
 /// Whether the pieces of `pattern` between `…` stand in `text` in their order, from its beginning to its end.
@@ -176,15 +189,19 @@ fn check(input: &str, spoil: impl FnOnce(&Place), line: &str) {
     let begin = errors.find("error: ").unwrap_or_else(|| panic!("{input}: no error in {errors}"));
     // A usage error goes on with hints; the message is its first paragraph.
     let message = errors[begin + "error: ".len()..].split("\n\n").next().unwrap_or_default().trim_end();
-    assert!(matches(message, documented(input)), "{input}:\n  found:    {message}\n  expected: {}", documented(input));
+    assert!(
+        matches(message, documented(input)),
+        "{input}:\n  found:    {message}\n  expected: {}",
+        documented(input)
+    );
     let after = place.contents();
-    let changed: Vec<_> = after.iter().filter(|&(path, bytes)| before.get(path) != Some(bytes)).map(|(path, _)| path).collect();
+    let changed: Vec<_> =
+        after.iter().filter(|&(path, bytes)| before.get(path) != Some(bytes)).map(|(path, _)| path).collect();
     assert!(changed.is_empty() && before.len() == after.len(), "{input}: left behind {changed:?}");
 }
 
 const SCORE: &str = "score --model model --ids ids.json --device cpu";
-const FINETUNE: &str =
-    "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
+const FINETUNE: &str = "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
 
 /// [`FINETUNE`] with more flags; of a flag given twice clap complains, so these replace.
 fn finetune(more: &str) -> String {
@@ -209,18 +226,29 @@ fn good_input_goes_the_whole_way() {
     for key in ["train_loss", "eval_loss", "tokens_per_second", "total_parameters", "peak_rss_bytes"] {
         assert!(summary[key].is_number(), "{key} in {summary}");
     }
-    for file in ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "summary.json", "log.jsonl", "runs"] {
+    for file in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "trainer_state.json",
+        "summary.json",
+        "log.jsonl",
+        "runs",
+    ] {
         assert!(place.path("out").join(file).exists(), "{file}");
     }
     place.succeed("merge --model model --adapter out --output merged --device cpu");
     let base = place.succeed("score --model model --texts texts.jsonl --device cpu");
     let adapted = place.succeed("score --model model --adapter out --texts texts.jsonl --device cpu");
-    let merged = place.succeed("score --model merged --texts texts.jsonl --device cpu --logits logits.safetensors");
+    let merged =
+        place.succeed("score --model merged --texts texts.jsonl --device cpu --logits logits.safetensors");
     let loss = |scores: &Value| scores["loss"].as_f64().expect("a loss");
     /// Merging rounds once to 32 bits.
     const ROUNDING: f64 = 1e-5;
     assert!((loss(&adapted) - loss(&merged)).abs() < ROUNDING, "{adapted} {merged}");
-    assert!((loss(&adapted) - loss(&base)).abs() > 10.0 * ROUNDING, "two steps change the loss: {adapted} {base}");
+    assert!(
+        (loss(&adapted) - loss(&base)).abs() > 10.0 * ROUNDING,
+        "two steps change the loss: {adapted} {base}"
+    );
     assert_eq!(base["rows"][0]["id"], "first");
     place.succeed("generate --model merged --prompt add --max-new-tokens 5 --device cpu");
     place.succeed("upcycle --model model --experts 2 --top-k 1 --output grown --device cpu");
@@ -249,6 +277,7 @@ fn bad_model_folders_are_refused_as_documented() {
         },
         SCORE,
     );
+    check("a model folder without `config.json`", |place| place.remove("model/config.json"), SCORE);
     check("a model folder without weights", |place| place.remove("model/model.safetensors"), SCORE);
     check(
         "a model folder with `tokenizer.model` only",
@@ -258,7 +287,11 @@ fn bad_model_folders_are_refused_as_documented() {
         },
         "score --model model --texts texts.jsonl --device cpu",
     );
-    check("an unknown `model_type`", |place| place.edit("model/config.json", json!({ "model_type": "gpt2" })), SCORE);
+    check(
+        "an unknown `model_type`",
+        |place| place.edit("model/config.json", json!({ "model_type": "gpt2" })),
+        SCORE,
+    );
     check(
         "an option that is not implemented",
         |place| place.edit("model/config.json", json!({ "hidden_act": "gelu" })),
@@ -310,7 +343,11 @@ fn bad_data_is_refused_as_documented() {
     check("an empty data file", |place| place.write("data.json", ""), FINETUNE);
     check("a data file without records", |place| place.json("data.json", &json!([])), FINETUNE);
     check("a data file of another kind", |_| {}, &finetune("--data model/config.json"));
-    check("a data file whose name says nothing", |place| place.write("data.txt", "a"), &finetune("--data data.txt"));
+    check(
+        "a data file whose name says nothing",
+        |place| place.write("data.txt", "a"),
+        &finetune("--data data.txt"),
+    );
     check(
         "a bad line in a JSONL file with `--strict`",
         |place| {
@@ -335,13 +372,12 @@ fn bad_data_is_refused_as_documented() {
         |place| place.edit("model/config.json", json!({ "max_position_embeddings": 4 })),
         "generate --model model --prompt a/b/a/b/a --device cpu",
     );
+    check("an id outside the vocabulary", |place| place.json("ids.json", &json!([[1, 96]])), SCORE);
     check(
-        "an id outside the vocabulary",
-        |place| place.json("ids.json", &json!([[1, 96]])),
-        SCORE,
+        "a texts line without a text",
+        |place| place.json("texts.jsonl", &json!({ "id": 1 })),
+        "score --model model --texts texts.jsonl --device cpu",
     );
-    check("a texts line without a text", |place| place.json("texts.jsonl", &json!({ "id": 1 })),
-        "score --model model --texts texts.jsonl --device cpu");
 }
 
 #[test]
@@ -352,15 +388,35 @@ fn bad_settings_are_refused_as_documented() {
     check("a batch size of 0", |_| {}, &finetune("--batch-size 0"));
     check("an evaluation fraction of 1", |_| {}, &finetune("--eval-fraction 1"));
     check("a target that matches nothing", |_| {}, &finetune("--target-modules q_prj"));
-    check("a negative temperature", |_| {}, "generate --model model --prompt a --temperature -1 --device cpu");
-    check("more experts for a token than there are", |_| {}, "upcycle --model model --experts 2 --top-k 3 --output out --device cpu");
+    check(
+        "a negative temperature",
+        |_| {},
+        "generate --model model --prompt a --temperature -1 --device cpu",
+    );
+    check(
+        "more experts for a token than there are",
+        |_| {},
+        "upcycle --model model --experts 2 --top-k 3 --output out --device cpu",
+    );
     check("upcycling a mixture", |_| {}, "upcycle --model mixtral --experts 2 --output out --device cpu");
     check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
     check("an unknown flag", |_| {}, &finetune("--quantize nf4"));
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
-    check("an unknown key in the file of flags", |place| place.write("flags.toml", "rang = 8\n"), "score --config flags.toml");
-    check("a wrong type in the file of flags", |place| place.write("flags.toml", "strict = 'yes'\n"), "finetune --config flags.toml");
-    check("a file of flags that is not TOML", |place| place.write("flags.toml", "rank 8\n"), "finetune --config flags.toml");
+    check(
+        "an unknown key in the file of flags",
+        |place| place.write("flags.toml", "rang = 8\n"),
+        "score --config flags.toml",
+    );
+    check(
+        "a wrong type in the file of flags",
+        |place| place.write("flags.toml", "strict = 'yes'\n"),
+        "finetune --config flags.toml",
+    );
+    check(
+        "a file of flags that is not TOML",
+        |place| place.write("flags.toml", "rank 8\n"),
+        "finetune --config flags.toml",
+    );
     check("`--resume` with `--force`", |_| {}, &finetune("--resume --force"));
 }
 
@@ -386,21 +442,52 @@ fn bad_adapters_are_refused_as_documented() {
         },
         merge,
     );
-    check("an adapter for another base", |place| place.edit("model/config.json", json!({})), 
-        "score --model mixtral --adapter adapter --ids ids.json --device cpu");
-    check("merging an adapter for another base", |_| {}, "merge --model mixtral --adapter adapter --output out --device cpu");
-    check("an adapter of another kind", |place| place.edit("adapter/adapter_config.json", json!({ "peft_type": "IA3" })), score);
-    check("an adapter with an option that is not implemented", |place| place.edit("adapter/adapter_config.json", json!({ "use_dora": true })), score);
-    check("an adapter of another rank than its file says", |place| place.edit("adapter/adapter_config.json", json!({ "r": 8 })), score);
+    check(
+        "an adapter for another base",
+        |place| place.edit("model/config.json", json!({})),
+        "score --model mixtral --adapter adapter --ids ids.json --device cpu",
+    );
+    check(
+        "merging an adapter for another base",
+        |_| {},
+        "merge --model mixtral --adapter adapter --output out --device cpu",
+    );
+    check(
+        "an adapter of another kind",
+        |place| place.edit("adapter/adapter_config.json", json!({ "peft_type": "IA3" })),
+        score,
+    );
+    check(
+        "an adapter with an option that is not implemented",
+        |place| place.edit("adapter/adapter_config.json", json!({ "use_dora": true })),
+        score,
+    );
+    check(
+        "an adapter of another rank than its file says",
+        |place| place.edit("adapter/adapter_config.json", json!({ "r": 8 })),
+        score,
+    );
 }
 
 #[test]
 fn outputs_are_never_overwritten_or_half_written() {
     let used = |place: &Place| place.write("out/notes.txt", "mine");
     check("a run in the output folder", |place| drop(place.succeed(FINETUNE)), FINETUNE);
-    check("a merge into a folder that holds something", used, "merge --model model --adapter adapter --output out --device cpu");
-    check("a merge into its own model", |_| {}, "merge --model model --adapter adapter --output model --force --device cpu");
-    check("an output folder that cannot be made", |place| place.write("file", ""), &finetune("--output file/out"));
+    check(
+        "a merge into a folder that holds something",
+        used,
+        "merge --model model --adapter adapter --output out --device cpu",
+    );
+    check(
+        "a merge into its own model",
+        |_| {},
+        "merge --model model --adapter adapter --output model --force --device cpu",
+    );
+    check(
+        "an output folder that cannot be made",
+        |place| place.write("file", ""),
+        &finetune("--output file/out"),
+    );
     check(
         "resuming with another setting",
         |place| drop(place.succeed(FINETUNE)),
@@ -415,7 +502,10 @@ fn outputs_are_never_overwritten_or_half_written() {
         "resuming on other data",
         |place| {
             place.succeed(FINETUNE);
-            place.json("data.json", &(0..20).map(|_| json!({ "instruction": "add", "output": "b" })).collect());
+            place.json(
+                "data.json",
+                &(0..20).map(|_| json!({ "instruction": "add", "output": "b" })).collect(),
+            );
         },
         &finetune("--resume"),
     );

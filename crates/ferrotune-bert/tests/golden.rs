@@ -1,5 +1,7 @@
 //! The encoder against sentence-transformers (see `tests/golden/README.md`).
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+
 use std::path::{Path, PathBuf};
 
 use ferrotune_bert::SentenceEncoder;

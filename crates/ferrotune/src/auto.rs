@@ -63,8 +63,16 @@ impl AutoCausalLm {
     /// Reads and checks the configuration of a model folder; weights are not touched.
     ///
     /// # Errors
-    /// [`Error::UnknownFamily`], and what the family's configuration refuses.
+    /// [`Error::NoModel`], [`Error::UnknownFamily`], and what the family's configuration refuses.
     pub fn open(folder: &Path) -> Result<Self> {
+        let problem = match (folder.is_dir(), folder.join("config.json").is_file()) {
+            (true, true) => None,
+            (true, false) => Some("has no `config.json`"),
+            (false, _) => Some("is not a folder that can be read"),
+        };
+        if let Some(problem) = problem {
+            return Err(Error::NoModel { folder: folder.to_owned(), problem });
+        }
         Self::from_config(folder, ConfigFile::open(folder)?)
     }
 

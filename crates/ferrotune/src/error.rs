@@ -85,6 +85,16 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no model where one was named.
+    #[error(
+        "`{folder}` {problem}; expected a Hugging Face model folder with `config.json`, safetensors and `tokenizer.json`"
+    )]
+    NoModel {
+        /// What was named.
+        folder: PathBuf,
+        /// What is wrong with it, as a clause with its verb.
+        problem: &'static str,
+    },
     /// No family of models goes by this name.
     #[error(
         "field `model_type` of `{folder}/config.json` is `{found}`, expected one of: llama, mistral, mixtral"

@@ -1,5 +1,7 @@
 //! The map in `docs/architecture.md` against the manifests.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

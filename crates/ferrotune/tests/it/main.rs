@@ -1,5 +1,7 @@
 //! The workspace against its referees: numbers that transformers and PEFT computed (see `tests/golden/README.md`).
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+
 mod demo;
 mod golden;
 mod inference;
