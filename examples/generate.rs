@@ -116,7 +116,9 @@ fn prompt(flags: &Flags, tokenizer: &impl Tokenize) -> cli::Result<Vec<u32>> {
 
 /// The text of new ids as it reads behind the prompt: decoded alone, they would lose a space in front.
 fn text_after(prompt: &[u32], new: &[i64], tokenizer: &impl Tokenize) -> cli::Result<String> {
-    let decode = |ids: &[u32]| tokenizer.decode(ids).map_err(|source| Error::Decode { source });
+    let decode = |ids: &[u32]| -> cli::Result<String> {
+        Ok(tokenizer.decode(ids).map_err(|source| Error::Decode { source })?)
+    };
     let new: Vec<u32> = new.iter().map(|&id| id as u32).collect();
     let whole = decode(&[prompt, &new].concat())?;
     Ok(match whole.strip_prefix(&decode(prompt)?) {

@@ -39,8 +39,9 @@ pub(crate) struct ComputeFlags {
 }
 
 impl ComputeFlags {
-    pub(crate) fn resolve(&self) -> ferrotune::Result<(Device, Kind)> {
-        Compute { device: self.device.clone(), dtype: self.dtype.clone(), threads: self.threads }.resolve()
+    pub(crate) fn resolve(&self) -> Result<(Device, Kind)> {
+        let Self { device, dtype, threads, .. } = self;
+        Ok(Compute { device: device.clone(), dtype: dtype.clone(), threads: *threads }.resolve()?)
     }
 }
 

@@ -423,7 +423,7 @@ fn bad_settings_are_refused_as_documented() {
 #[test]
 fn cuda_is_refused_where_it_is_not() {
     if ferrotune::torch::cuda::is_available() {
-        println!("skipped: this machine has a CUDA device");
+        eprintln!("skipped: this machine has a CUDA device");
         return;
     }
     check("`--device cuda` without CUDA", |_| {}, "score --model model --ids ids.json --device cuda");

@@ -25,17 +25,25 @@ impl<'s> Untied<'s> {
     /// A view of `source` in which the head of `specs`, the weights of the untied configuration, is its embedding.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`](ferrotune_nn::Error::MissingTensor) if the specs have no head or no embedding.
+    /// [`Error::MissingTensor`](ferrotune_nn::Error::MissingTensor) if the specs have no head or no embedding,
+    /// [`Error::TwoValues`](ferrotune_nn::Error::TwoValues) if `source` holds both and they differ.
     pub fn new(source: &'s dyn WeightSource, specs: &[WeightSpec]) -> Result<Self> {
         let named = |role, what: &str| match specs.iter().find(|spec| spec.role == role) {
             Some(spec) => Ok(spec.name.clone()),
             None => Err(ModelError::MissingTensor { name: what.to_owned(), place: "the model".to_owned() }),
         };
-        Ok(Self { source, head: named(Role::Head, "head")?, embedding: named(Role::Embedding, "embedding")? })
+        let (head, embedding) = (named(Role::Head, "head")?, named(Role::Embedding, "embedding")?);
+        if let (Some(one), Some(other)) = (source.shape(&embedding), source.shape(&head))
+            && (one != other || !source.read(&embedding)?.f_equal(&source.read(&head)?)?)
+        {
+            return Err(
+                ModelError::TwoValues { place: source.place(), first: embedding, second: head }.into()
+            );
+        }
+        Ok(Self { source, head, embedding })
     }
 
-    /// Where a tensor is stored. Tied checkpoints hold the embedding, the head, or both; where both are there the
-    /// embedding counts, as it does when the model is built tied.
+    /// Where a tensor is stored. Tied checkpoints hold the embedding, the head, or both with one value.
     fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         if name != self.head && name != self.embedding {
             name

@@ -1,6 +1,7 @@
 //! The encoder against sentence-transformers (see `tests/golden/README.md`).
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+#![allow(clippy::print_stdout, reason = "figures and skips are shown with --nocapture")]
 
 use std::path::{Path, PathBuf};
 

@@ -55,6 +55,9 @@ pub struct Config {
 /// The base of the rotary wavelengths in both families' files that give none.
 const DEFAULT_THETA: f64 = 10_000.0;
 
+/// The window of Mistral files that say nothing about it; those without one say `null`.
+const DEFAULT_WINDOW: i64 = 4096;
+
 impl Config {
     /// Reads a configuration.
     ///
@@ -94,16 +97,16 @@ impl Config {
         let is_mistral = family == Family::Mistral;
         let flag = |field| Ok::<_, ferrotune_nn::Error>(file.optional::<bool>(field)?.unwrap_or(false));
         let (attention_bias, mlp_bias) = (flag("attention_bias")?, flag("mlp_bias")?);
-        if is_mistral && (attention_bias || mlp_bias) {
-            return Err(file.refuse(
-                "attention_bias",
-                &json!(true),
-                "false, as in every model of this family",
-            ));
-        }
-        if !is_mistral {
+        if is_mistral {
+            file.only("attention_bias", &[json!(false)])?;
+            file.only("mlp_bias", &[json!(false)])?;
+        } else {
             file.only("sliding_window", &[])?;
         }
+        let sliding_window = match file.optional_size("sliding_window")? {
+            None if is_mistral && !file.fields().contains_key("sliding_window") => Some(DEFAULT_WINDOW),
+            window => window,
+        };
         Ok(Self {
             family,
             vocab_size: file.size("vocab_size")?,
@@ -118,7 +121,7 @@ impl Config {
             mlp_bias,
             tie_word_embeddings: flag("tie_word_embeddings")?,
             initializer_range: file.optional("initializer_range")?.unwrap_or(0.02),
-            sliding_window: file.optional_size("sliding_window")?,
+            sliding_window,
             rope: RopeConfig::read(file, head_dim, DEFAULT_THETA)?,
         })
     }

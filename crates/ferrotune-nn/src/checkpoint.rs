@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Write as _},
+    io::Write as _,
     ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -45,28 +45,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::NoWeights`] with what to do if the folder holds weights in another format, [`Error::DamagedWeights`]
-    /// if a file is incomplete, [`Error::MissingTensor`] if the index names a tensor that its shard lacks.
+    /// if a file is incomplete, [`Error::ShardIndex`] if the index and the shards contradict each other.
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        let mut tensors = BTreeMap::new();
-        if index.is_file() {
-            let index: Index = read_json(&index)?;
-            let shards: std::collections::BTreeSet<_> = index.weight_map.values().collect();
-            for shard in shards {
-                tensors.extend(read_header(&folder.join(shard))?);
-            }
-            if let Some(name) = index.weight_map.keys().find(|&name| !tensors.contains_key(name)) {
-                return Err(Error::MissingTensor {
-                    name: name.clone(),
-                    place: format!("`{}`", folder.display()),
-                });
-            }
-        } else if single.is_file() {
-            tensors = read_header(&single)?;
+        // The single file first, as transformers does: an index that was left behind must not win over it.
+        let tensors = if single.is_file() {
+            read_header(&single)?
+        } else if index.is_file() {
+            read_shards(folder, &index)?
         } else {
             return Err(Error::NoWeights { folder: folder.to_owned(), remedy: remedy(folder)? });
-        }
+        };
         Ok(Self { place: folder.to_owned(), tensors })
     }
 
@@ -100,6 +90,14 @@ impl Checkpoint {
         let mut shape = entry.shape.clone();
         let mut start = entry.start;
         if let Some(rows) = rows {
+            if shape.is_empty() || rows.start < 0 || rows.start > rows.end || rows.end > shape[0] {
+                let found = format!("{rows:?} of `{name}` with shape {shape:?}");
+                return Err(Error::Argument {
+                    argument: "rows",
+                    found,
+                    expected: "rows that the tensor has",
+                });
+            }
             let row_bytes = shape[1..].iter().product::<i64>() as u64 * kind.elt_size_in_bytes() as u64;
             start += rows.start as u64 * row_bytes;
             shape[0] = rows.end - rows.start;
@@ -167,6 +165,46 @@ fn remedy(folder: &Path) -> Result<String> {
     .to_owned())
 }
 
+/// The tensors of all shards that an index names.
+///
+/// A shard that holds a tensor which the index places elsewhere, or nowhere, is refused: which of two values counts
+/// would depend on the order in which the shards are read.
+fn read_shards(folder: &Path, path: &Path) -> Result<BTreeMap<String, Entry>> {
+    let index: Index = read_json(path)?;
+    let wrong = |name: &str, problem: String| Error::ShardIndex {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        problem,
+    };
+    let mut shards: BTreeMap<&str, BTreeMap<String, Entry>> = BTreeMap::new();
+    for (name, shard) in &index.weight_map {
+        if Path::new(shard).file_name() != Some(shard.as_ref()) {
+            return Err(wrong(
+                name,
+                format!("is placed in `{shard}`, expected the name of a file beside the index"),
+            ));
+        }
+        if !shards.contains_key(shard.as_str()) {
+            shards.insert(shard, read_header(&folder.join(shard))?);
+        }
+    }
+    for (name, shard) in &index.weight_map {
+        if !shards[shard.as_str()].contains_key(name) {
+            return Err(wrong(name, format!("is placed in `{shard}`, which lacks it")));
+        }
+    }
+    for (shard, tensors) in &shards {
+        if let Some(name) =
+            tensors.keys().find(|&name| index.weight_map.get(name).map(String::as_str) != Some(shard))
+        {
+            let place =
+                index.weight_map.get(name).map_or("nowhere".to_owned(), |other| format!("in `{other}`"));
+            return Err(wrong(name, format!("is placed {place}, and `{shard}` holds it")));
+        }
+    }
+    Ok(shards.into_values().flatten().collect())
+}
+
 fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let damaged = |reason: String| Error::DamagedWeights { path: path.to_owned(), reason };
@@ -211,7 +249,7 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
+pub(crate) fn dtype_of(kind: Kind) -> Option<Dtype> {
     Some(match kind {
         Kind::Float => Dtype::F32,
         Kind::Half => Dtype::F16,
@@ -249,7 +287,6 @@ pub fn write_file<'t>(
     tensors: impl IntoIterator<Item = (String, &'t Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
     let views: Vec<(String, View)> = tensors
         .into_iter()
         .map(|(name, tensor)| {
@@ -261,17 +298,24 @@ pub fn write_file<'t>(
         .then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
     let bytes = safetensors::serialize(views, metadata)
         .map_err(|error| Error::DamagedWeights { path: path.to_owned(), reason: error.to_string() })?;
-    let temporary = path.with_extension("safetensors.tmp");
-    let mut file = BufWriter::new(File::create(&temporary).map_err(io)?);
-    let written = file
-        .write_all(&bytes)
-        .and_then(|()| file.flush())
-        .and_then(|()| file.get_ref().sync_all())
+    write_whole(path, &bytes)
+}
+
+/// Writes a file under a temporary name beside it, puts it on disk and renames it.
+///
+/// # Errors
+/// [`Error::Io`]; the destination is then what it was before.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|source| {
         // The error that matters is the first; a leftover temporary file does no harm.
         let _ = std::fs::remove_file(&temporary);
-        io(source)
+        Error::Io { path: path.to_owned(), source }
     })
 }
 
@@ -371,8 +415,7 @@ impl CheckpointWriter {
         }
         let index =
             serde_json::json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": weight_map });
-        let path = self.folder.join("model.safetensors.index.json");
-        std::fs::write(&path, format!("{index:#}\n")).map_err(|source| Error::Io { path, source })
+        write_whole(&self.folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -63,7 +63,7 @@ impl ConfigFile {
         self.optional(field)?.ok_or_else(|| self.refuse(field, &Value::Null, "a value"))
     }
 
-    /// A field that is a size: an integer above 0.
+    /// A field that is a size: an integer above 0 that fits 32 bits, so that the product of two fits 64.
     ///
     /// # Errors
     /// [`Error::Config`].
@@ -78,9 +78,9 @@ impl ConfigFile {
     pub fn optional_size(&self, field: &str) -> Result<Option<i64>> {
         match self.fields.get(field) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_i64().filter(|&size| size > 0) {
+            Some(value) => match value.as_i64().filter(|&size| size > 0 && size <= i64::from(i32::MAX)) {
                 Some(size) => Ok(Some(size)),
-                None => Err(self.refuse(field, value, "an integer above 0")),
+                None => Err(self.refuse(field, value, "an integer above 0 that fits 32 bits")),
             },
         }
     }
@@ -95,11 +95,9 @@ impl ConfigFile {
             Some(value) if accepted.iter().any(|accepted| same_value(accepted, value)) => Ok(()),
             Some(value) => {
                 let accepted: Vec<_> = accepted.iter().map(ToString::to_string).collect();
-                Err(self.refuse(
-                    field,
-                    value,
-                    &format!("{} (nothing else is implemented)", accepted.join(" or ")),
-                ))
+                let accepted =
+                    if accepted.is_empty() { "absent or null".to_owned() } else { accepted.join(" or ") };
+                Err(self.refuse(field, value, &format!("{accepted} (nothing else is implemented)")))
             }
         }
     }

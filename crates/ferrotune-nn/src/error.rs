@@ -45,6 +45,28 @@ pub enum Error {
         /// What to do, if the folder says.
         remedy: String,
     },
+    /// An index and the shards it names contradict each other.
+    #[error("`{path}` does not fit the files beside it: tensor `{name}` {problem}; fetch the folder again")]
+    ShardIndex {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong, as a clause with its verb.
+        problem: String,
+    },
+    /// A checkpoint holds one weight under two names, with two values.
+    #[error(
+        "{place} holds one weight as `{first}` and as `{second}`, and they differ; remove the one that is not meant"
+    )]
+    TwoValues {
+        /// The checkpoint.
+        place: String,
+        /// The name in the layout of released files.
+        first: String,
+        /// Where the other layout keeps it.
+        second: String,
+    },
     /// A tensor that the model needs is not in the checkpoint.
     #[error("tensor `{name}` is missing from {place}")]
     MissingTensor {

@@ -41,7 +41,8 @@ pub fn causal_lm_loss(model: &dyn CausalLm, batch: &Labelled<'_>, pass: &Pass) -
     let chosen = predicting.f_reshape([-1, states.size()[2]])?.f_index_select(0, &places)?; // [n, hidden]
     let logits = model.logits(&chosen, pass)?.f_to_kind(Kind::Float)?; // [n, vocabulary]
     let negative_log_likelihood = if supervised_tokens == 0 {
-        states.f_sum(Kind::Float)?.f_mul_scalar(0.0)?
+        // The head has no rows here, and is still part of the graph.
+        states.f_sum(Kind::Float)?.f_add(&logits.f_sum(Kind::Float)?)?.f_mul_scalar(0.0)?
     } else {
         let targets = targets.f_reshape([-1])?.f_index_select(0, &places)?; // [n]
         logits.f_cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0)?

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result, Role};
+use crate::{Error, Result, Role, checkpoint::dtype_of};
 
 /// Named tensors; implementors provide all methods but [`read_rows`](Self::read_rows).
 pub trait WeightSource: Send + Sync {
@@ -61,8 +61,8 @@ impl<'s> Layouts<'s> {
     /// A view of `source` through `specs`.
     ///
     /// # Errors
-    /// [`Error::UnexpectedTensors`] if the source has tensors that no spec gives a place to, except those whose last
-    /// segment is in `ignored`.
+    /// [`Error::UnexpectedTensors`] if the source has tensors that no spec gives a place to, except those whose name ends
+    /// in one of `ignored`; [`Error::TwoValues`] if it holds a weight in both layouts and they differ.
     pub fn new(source: &'s dyn WeightSource, specs: &[WeightSpec], ignored: &[&str]) -> Result<Self> {
         let aliases: BTreeMap<_, _> =
             specs.iter().filter_map(|spec| Some((spec.name.clone(), spec.alias.clone()?))).collect();
@@ -76,26 +76,29 @@ impl<'s> Layouts<'s> {
             .into_iter()
             .filter(|name| !known.contains(name.as_str()) && !ignored.iter().any(|last| name.ends_with(last)))
             .collect();
-        match unexpected.first() {
-            None => Ok(Self { source, aliases }),
-            Some(first) => Err(Error::UnexpectedTensors {
+        if let Some(first) = unexpected.first() {
+            return Err(Error::UnexpectedTensors {
                 place: source.place(),
                 count: unexpected.len(),
                 first: first.clone(),
-            }),
+            });
         }
+        let layouts = Self { source, aliases };
+        for (name, alias) in &layouts.aliases {
+            let (Some(shape), Some(other)) = (source.shape(name), layouts.alias_shape(alias)) else {
+                continue;
+            };
+            if shape != other || !same_values(&source.read(name)?, &layouts.read_alias(alias)?)? {
+                let (first, second) = (name.clone(), alias.name.clone());
+                return Err(Error::TwoValues { place: source.place(), first, second });
+            }
+        }
+        Ok(layouts)
     }
 
-    fn alias(&self, name: &str) -> Option<&Alias> {
-        if self.source.shape(name).is_some() { None } else { self.aliases.get(name) }
-    }
-}
-
-impl WeightSource for Layouts<'_> {
-    fn shape(&self, name: &str) -> Option<Vec<i64>> {
-        let Some(alias) = self.alias(name) else { return self.source.shape(name) };
-        let shape = self.source.shape(&alias.name)?;
-        match &alias.slice {
+    fn alias_shape(&self, Alias { name, slice }: &Alias) -> Option<Vec<i64>> {
+        let shape = self.source.shape(name)?;
+        match slice {
             None => Some(shape),
             Some((index, rows)) if shape.len() == 3 && *index < shape[0] && rows.end <= shape[1] => {
                 Some(vec![rows.end - rows.start, shape[2]])
@@ -105,15 +108,42 @@ impl WeightSource for Layouts<'_> {
         }
     }
 
-    fn read(&self, name: &str) -> Result<Tensor> {
+    fn read_alias(&self, Alias { name, slice }: &Alias) -> Result<Tensor> {
+        Ok(match slice {
+            None => self.source.read(name)?,
+            Some((index, rows)) => self.source.read_rows(name, *index..index + 1)?.f_select(0, 0)?.f_narrow(
+                0,
+                rows.start,
+                rows.end - rows.start,
+            )?,
+        })
+    }
+
+    fn alias(&self, name: &str) -> Option<&Alias> {
+        if self.source.shape(name).is_some() { None } else { self.aliases.get(name) }
+    }
+}
+
+impl WeightSource for Layouts<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
         match self.alias(name) {
-            None => self.source.read(name),
-            Some(Alias { name, slice: None }) => self.source.read(name),
-            Some(Alias { name, slice: Some((index, rows)) }) => Ok(self
-                .source
-                .read_rows(name, *index..index + 1)?
-                .f_select(0, 0)?
-                .f_narrow(0, rows.start, rows.end - rows.start)?),
+            None => self.source.shape(name),
+            Some(alias) => self.alias_shape(alias),
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Tensor> {
+        let tensor = match self.alias(name) {
+            None => self.source.read(name)?,
+            Some(alias) => self.read_alias(alias)?,
+        };
+        // Whole numbers are a quantized format's codes; read as weights they would be a model of noise.
+        if tensor.is_floating_point() {
+            Ok(tensor)
+        } else {
+            let kind = tensor.kind();
+            let found = dtype_of(kind).map_or_else(|| format!("{kind:?}"), |dtype| format!("{dtype:?}"));
+            Err(Error::WrongType { name: name.to_owned(), place: self.place(), found })
         }
     }
 
@@ -124,6 +154,11 @@ impl WeightSource for Layouts<'_> {
     fn place(&self) -> String {
         self.source.place()
     }
+}
+
+/// Whether two tensors of one shape have one type and the same numbers.
+fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
+    Ok(a.kind() == b.kind() && a.f_equal(b)?)
 }
 
 /// A cheap cursor over a source: `weights.at("model").at("layers").at(3).at("mlp")`.

@@ -378,7 +378,7 @@ impl<'a> Session<'a> {
         let total = self.schedule.total;
         let checkpoint_bytes = checkpoint::tensor_bytes(parameters);
         let written = total.div_ceil(config.save_steps.unwrap_or(steps_per_epoch));
-        let held = config.save_total_limit.map_or(written, |limit| written.min(limit + 1));
+        let held = config.save_total_limit.map_or(written, |limit| written.min(limit.saturating_add(1)));
         RunPlan {
             steps: total,
             steps_per_epoch,
@@ -388,7 +388,7 @@ impl<'a> Session<'a> {
             trainable_parameters: parameters.elements(),
             groups: self.optimizer.groups(),
             checkpoint_bytes,
-            disk_bytes: self.trainer.output.map_or(0, |_| held * checkpoint_bytes),
+            disk_bytes: self.trainer.output.map_or(0, |_| held.saturating_mul(checkpoint_bytes)),
             state_bytes: checkpoint_bytes / 3 * 4,
         }
     }

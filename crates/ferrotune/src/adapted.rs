@@ -5,7 +5,7 @@ use std::path::Path;
 use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Merged, Untied};
 use ferrotune_nn::{
     CausalLm, Storage,
-    checkpoint::{Checkpoint, CheckpointWriter},
+    checkpoint::{Checkpoint, CheckpointWriter, write_whole},
 };
 use serde_json::{Value, json};
 
@@ -74,9 +74,7 @@ pub fn merge(folder: &AutoCausalLm, adapter: &AdapterWeights, output: &Path) -> 
         }
     };
     writer.finish()?;
-    let path = output.join("config.json");
-    std::fs::write(&path, format!("{:#}\n", Value::Object(fields)))
-        .map_err(|source| Error::Io { path, source })?;
+    write_whole(&output.join("config.json"), format!("{:#}\n", Value::Object(fields)).as_bytes())?;
     copy_companions(folder.folder(), output)?;
     Ok(merged)
 }

@@ -23,6 +23,9 @@ impl Default for Compute {
     }
 }
 
+/// More than any machine has processors; far above it, the runtime ends the process instead of returning an error.
+const MOST_THREADS: u32 = 4096;
+
 impl Compute {
     /// Loads CUDA where it is asked for and there, sets the number of threads, and says where and in what to compute.
     ///
@@ -46,9 +49,9 @@ impl Compute {
             }
         };
         if let Some(threads) = self.threads {
-            if threads == 0 {
-                let (setting, expected) = ("threads", "at least 1");
-                return Err(Error::Setting { setting, found: "0".to_owned(), expected: expected.to_owned() });
+            if !(1..=MOST_THREADS).contains(&threads) {
+                let expected = format!("at least 1 and at most {MOST_THREADS}");
+                return Err(Error::Setting { setting: "threads", found: threads.to_string(), expected });
             }
             tch::set_num_threads(threads as i32);
         }

@@ -149,7 +149,7 @@ impl Instructions {
     }
 
     /// Deals the records that every encoding kept, so that models which are compared see the same ones. Positions are
-    /// of [`records`](Self::records).
+    /// of [`records`](Self::records). Held-out conversations of several turns that an encoding cut are left unused.
     ///
     /// # Errors
     /// More records asked for than there are.
@@ -180,6 +180,15 @@ impl Instructions {
                 }
             }
         };
+        // The last request of a conversation that was cut need not fit; what cannot be asked whole is not asked.
+        let whole = |record: &usize| {
+            let kept_whole =
+                |encoding: &&Prepared| encoding.sample_of(*record).is_some_and(|sample| !sample.truncated);
+            self.records[*record].turns.len() < 2 || encodings.iter().all(kept_whole)
+        };
+        let (asked, cut): (Vec<usize>, Vec<usize>) = dealt.test.into_iter().partition(whole);
+        dealt.test = asked;
+        dealt.unused.extend(cut);
         if let Some(most) = self.config.max_train_records
             && most < dealt.train.len()
         {
@@ -219,4 +228,30 @@ pub fn evaluation_plan(
     batch_size: usize,
 ) -> impl Fn(u64) -> Result<Vec<Vec<usize>>, ferrotune_core::BoxError> {
     move |_| Ok(evaluation_batches(&lengths, batch_size)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrotune_core::Sample;
+    use ferrotune_data::{Prepared, Record, Turn};
+
+    use super::{DataConfig, Instructions};
+
+    #[test]
+    fn a_held_out_conversation_that_was_cut_is_not_asked() {
+        let turn = || Turn { request: "q".into(), response: "a".into() };
+        let mut records: Vec<Record> = (0..4).map(|row| Record::new("q", "a", row)).collect();
+        records[1].turns.push(turn());
+        records[2].turns.push(turn());
+        let sample = |truncated| Sample { ids: vec![1, 2], supervised: vec![false, true], truncated };
+        let encoding = Prepared {
+            samples: vec![sample(true), sample(true), sample(false), sample(true)],
+            records: vec![0, 1, 2, 3],
+            report: ferrotune_data::PrepareReport::default(),
+        };
+        let config = DataConfig::default();
+        let instructions = Instructions { config, records, reports: Vec::new(), divided: Some((0, 0)) };
+        let split = instructions.deal(&[&encoding]).unwrap();
+        assert_eq!((split.test, split.unused), (vec![0, 2, 3], vec![1]));
+    }
 }

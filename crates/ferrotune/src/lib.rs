@@ -38,6 +38,11 @@ pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};
 pub use grow::grow;
 pub use instructions::{DataConfig, Instructions, Parts, evaluation_plan, training_plan};
-pub use measure::{Measure, MeasureConfig, Measured, id_of, request, response};
+pub use measure::{Measure, MeasureConfig, Measured, ids_of, request, response};
 pub use scored::ScoredModel;
 pub use upcycle::{Upcycle, upcycle};
+
+/// The README's programs must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

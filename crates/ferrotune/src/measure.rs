@@ -1,6 +1,6 @@
 //! The metrics of a model on held-out records.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use ferrotune_bert::SentenceEncoder;
 use ferrotune_core::{GenerationLimits, Sample, Tokenize};
@@ -115,15 +115,16 @@ impl Measure {
         let scored = ScoredModel::new(model, tokenizer).with_batch_tokens(self.config.batch_tokens);
         let bootstrap = Bootstrap { seed: run.seed, ..Bootstrap::default() };
         let mut measured = Measured { records: Vec::new(), answers: Vec::new(), samples: Vec::new() };
+        let ids = ids_of(records);
         if self.perplexity {
             let start = std::time::Instant::now();
             let rows: Vec<_> = samples.iter().map(|s| (s.ids.clone(), s.supervised.clone())).collect();
             let texts: Vec<TextLikelihood> = scored
                 .score_ids(&rows)?
                 .iter()
-                .zip(records)
-                .map(|(likelihood, record)| TextLikelihood {
-                    id: id_of(record),
+                .zip(records.iter().zip(&ids))
+                .map(|(likelihood, (record, id))| TextLikelihood {
+                    id: id.clone(),
                     log_likelihood: likelihood.log_likelihood,
                     tokens: likelihood.tokens as u64,
                     size: Some(TextSize::of(response(record))),
@@ -147,10 +148,10 @@ impl Measure {
             measured.answers = answers.into_iter().map(|answer| answer.text.trim().to_owned()).collect();
             let pairs: Vec<Pair> = records
                 .iter()
-                .zip(&measured.answers)
-                .map(|(record, answer)| Pair {
+                .zip(measured.answers.iter().zip(&ids))
+                .map(|(record, (answer, id))| Pair {
                     instruction: Some(request(record).to_owned()),
-                    ..Pair::new(id_of(record), answer.clone(), response(record).trim())
+                    ..Pair::new(id, answer.clone(), response(record).trim())
                 })
                 .collect();
             let metrics = self.registry.resolve(&self.text_metrics)?;
@@ -177,9 +178,38 @@ pub fn response(record: &DataRecord) -> &str {
     record.turns.last().map_or("", |turn| &turn.response)
 }
 
-/// Names a record by its file and place, the same for every model.
+/// Names records by file and place, the same for every model and each name once: where files in several folders have
+/// one name, a number follows.
 #[must_use]
-pub fn id_of(record: &DataRecord) -> String {
-    let file = record.origin.file.file_name().unwrap_or_default();
-    format!("{} {}", Path::new(file).display(), record.origin.place)
+pub fn ids_of(records: &[&DataRecord]) -> Vec<String> {
+    let mut times = HashMap::new();
+    let id = |record: &&DataRecord| {
+        let file = record.origin.file.file_name().unwrap_or_default();
+        let name = format!("{} {}", Path::new(file).display(), record.origin.place);
+        let time: &mut u32 = times.entry(name.clone()).or_default();
+        *time += 1;
+        if *time == 1 { name } else { format!("{name} ({time})") }
+    };
+    records.iter().map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use ferrotune_data::Record;
+
+    use super::ids_of;
+
+    #[test]
+    fn records_of_files_with_one_name_have_ids_of_their_own() {
+        let record = |file: &str, row| {
+            let mut record = Record::new("q", "a", row);
+            record.origin.file = Arc::from(Path::new(file));
+            record
+        };
+        let records = [record("a/test.json", 1), record("b/test.json", 1), record("b/test.json", 2)];
+        let ids = ids_of(&records.iter().collect::<Vec<_>>());
+        assert_eq!(ids, ["test.json row 1", "test.json row 1 (2)", "test.json row 2"]);
+    }
 }

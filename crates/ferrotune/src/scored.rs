@@ -123,7 +123,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         order.sort_by_key(|&prompt| prompts[prompt].len());
         let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
         for same_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
-            let reach = |prompt: usize| prompts[prompt].len() + limits.max_new_tokens;
+            let reach = |prompt: usize| prompts[prompt].len().saturating_add(limits.max_new_tokens);
             for batch in batches(same_length, reach, self.batch_tokens) {
                 let ids: Vec<Vec<i64>> = batch
                     .iter()
@@ -208,7 +208,7 @@ fn batches(order: &[usize], length: impl Fn(usize) -> usize, tokens: usize) -> V
             .enumerate()
             .take_while(|&(index, &row)| {
                 longest = longest.max(length(row));
-                index == 0 || (index + 1) * longest <= tokens
+                index == 0 || longest.saturating_mul(index + 1) <= tokens
             })
             .count();
         let (piece, others) = rest.split_at(count);
@@ -216,4 +216,21 @@ fn batches(order: &[usize], length: impl Fn(usize) -> usize, tokens: usize) -> V
         rest = others;
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batches;
+
+    #[test]
+    fn batches_hold_what_fits_and_at_least_one_row() {
+        let cut = |lengths: &[usize], tokens| -> Vec<usize> {
+            let order: Vec<usize> = (0..lengths.len()).collect();
+            batches(&order, |row| lengths[row], tokens).iter().map(|batch| batch.len()).collect()
+        };
+        assert_eq!(cut(&[4, 3, 3, 2, 1], 8), [2, 2, 1]);
+        assert_eq!(cut(&[9, 9], 8), [1, 1]);
+        assert_eq!(cut(&[usize::MAX, usize::MAX], 8), [1, 1]);
+        assert_eq!(cut(&[], 8), [0usize; 0]);
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ferrotune_nn::{
     Role, WeightSource as _,
-    checkpoint::{Checkpoint, CheckpointWriter},
+    checkpoint::{Checkpoint, CheckpointWriter, write_whole},
     decoder::IGNORED_TENSORS,
     weights::Layouts,
 };
@@ -73,9 +73,7 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
         writer.push(&spec.name, &tensor)?;
     }
     writer.finish()?;
-    let path = output.join("config.json");
-    std::fs::write(&path, format!("{:#}\n", Value::Object(fields)))
-        .map_err(|source| Error::Io { path, source })?;
+    write_whole(&output.join("config.json"), format!("{:#}\n", Value::Object(fields)).as_bytes())?;
     Ok(written)
 }
 

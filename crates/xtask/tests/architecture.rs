@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
@@ -15,14 +15,15 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+/// What cargo knows of the workspace, without the network.
+fn metadata() -> Metadata {
+    let offline = vec!["--offline".into()];
+    MetadataCommand::new().current_dir(root()).no_deps().other_options(offline).exec().unwrap()
+}
+
 /// The arrows between our library crates, as the manifests have them.
 fn of_manifests() -> Arrows {
-    let metadata = MetadataCommand::new()
-        .current_dir(root())
-        .no_deps()
-        .other_options(vec!["--offline".into()])
-        .exec()
-        .unwrap();
+    let metadata = metadata();
     let ours = |name: &str| {
         name.starts_with("ferrotune") && name != "ferrotune-examples" && name != "ferrotune-benches"
     };
@@ -88,12 +89,26 @@ fn no_crate_depends_on_one_below_it_in_the_table() {
 
 #[test]
 fn set_up_depends_on_no_other_crate_of_ours() {
-    let metadata = MetadataCommand::new()
-        .current_dir(root())
-        .no_deps()
-        .other_options(vec!["--offline".into()])
-        .exec()
-        .unwrap();
+    let metadata = metadata();
     let xtask = metadata.packages.iter().find(|package| package.name == "xtask").unwrap();
     assert!(xtask.dependencies.iter().all(|dependency| !dependency.name.starts_with("ferrotune")));
+}
+
+#[test]
+fn every_dependency_is_argued_for() {
+    let argued = std::fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
+    let rows: BTreeSet<&str> = argued
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .flat_map(|line| line.split('|').nth(1).unwrap().split(',').map(|name| name.trim().trim_matches('`')))
+        .collect();
+    let metadata = metadata();
+    let used: BTreeSet<&str> = metadata
+        .packages
+        .iter()
+        .flat_map(|package| &package.dependencies)
+        .map(|dependency| dependency.name.as_str())
+        .filter(|name| !name.starts_with("ferrotune"))
+        .collect();
+    assert_eq!(rows, used, "docs/dependencies.md and the manifests disagree");
 }

@@ -151,6 +151,10 @@ impl Scaling {
             return Err(conflict(table, "rope_type", &json!(first), "type", &json!(second)));
         }
         let kind = rope_type.or(old_type).unwrap_or_else(|| "default".to_owned());
+        // Other families give each type of layer a table of its own here; none of it would be read.
+        if let Some((field, nested)) = table.fields().iter().find(|(_, value)| value.is_object()) {
+            return Err(table.refuse(field, nested, "absent: all layers share one rotary embedding"));
+        }
         let number = |field: &str| -> Result<f64> {
             let value: f64 = table.required(field)?;
             if value.is_finite() && value > 0.0 {
@@ -165,10 +169,22 @@ impl Scaling {
                 factor => Err(table.refuse("factor", &json!(factor), "a number of at least 1")),
             }
         };
+        let positive = |table: &ConfigFile, field: &str, default: f64| -> Result<f64> {
+            match table.optional::<f64>(field)?.unwrap_or(default) {
+                value if value.is_finite() && value > 0.0 => Ok(value),
+                value => Err(table.refuse(field, &json!(value), "a number above 0")),
+            }
+        };
         let original = || -> Result<f64> {
-            let nested = table.optional::<f64>("original_max_position_embeddings")?;
-            let outer = config.optional::<f64>("original_max_position_embeddings")?;
-            Ok(nested.or(outer).unwrap_or(max_position_embeddings as f64))
+            const FIELD: &str = "original_max_position_embeddings";
+            if let (Some(nested), Some(outer)) =
+                (table.optional::<f64>(FIELD)?, config.optional::<f64>(FIELD)?)
+                && nested != outer
+            {
+                let second = format!("{FIELD} of {}", table.place());
+                return Err(conflict(config, FIELD, &json!(outer), &second, &json!(nested)));
+            }
+            positive(table, FIELD, positive(config, FIELD, max_position_embeddings as f64)?)
         };
         Ok(match kind.as_str() {
             "default" => Self::Default,
@@ -178,7 +194,7 @@ impl Scaling {
                 factor: factor()?,
                 low_freq_factor: number("low_freq_factor")?,
                 high_freq_factor: number("high_freq_factor")?,
-                original: number("original_max_position_embeddings")?,
+                original: original()?,
             },
             "yarn" => {
                 let factor = factor()?;
@@ -194,8 +210,8 @@ impl Scaling {
                 Self::Yarn {
                     factor,
                     attention_factor,
-                    beta_fast: table.optional("beta_fast")?.unwrap_or(32.0),
-                    beta_slow: table.optional("beta_slow")?.unwrap_or(1.0),
+                    beta_fast: positive(table, "beta_fast", 32.0)?,
+                    beta_slow: positive(table, "beta_slow", 1.0)?,
                     original: original()?,
                     truncate: table.optional("truncate")?.unwrap_or(true),
                 }

@@ -177,3 +177,17 @@ fn what_a_run_needs_is_said_before_its_first_step() {
     let scalars: u64 = parameters.elements();
     assert_eq!((order.1, order.2), (3 * 4 * scalars, 2 * 3 * 4 * scalars));
 }
+
+#[test]
+fn the_largest_limit_keeps_every_checkpoint() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainingConfig {
+        max_steps: Some(3),
+        save_steps: Some(1),
+        save_total_limit: Some(u64::MAX),
+        ..settings()
+    };
+    run(folder.path(), config, &|_| Ok(())).unwrap();
+    assert_eq!(checkpoints(folder.path()).unwrap().len(), 3);
+}

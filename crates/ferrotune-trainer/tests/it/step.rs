@@ -103,6 +103,23 @@ fn a_sample_that_supervises_nothing_changes_nothing_but_the_count_of_tokens() {
 }
 
 #[test]
+fn a_first_window_that_supervises_nothing_still_reaches_every_tensor() {
+    let _alone = alone();
+    let (model, parameters) = Tiny::new(Twist::None);
+    let before = values(&parameters);
+    let mut samples = samples(2);
+    samples[0].supervised.fill(false);
+    let config = TrainingConfig { batch_size: 1, max_steps: Some(1), ..settings() };
+    let plan = in_order(2, 1);
+    let finished = Trainer::new(config, &model, &parameters, Dataset::new(&samples, &plan))
+        .unwrap()
+        .run(Resume::No)
+        .unwrap();
+    assert_eq!((finished.summary.supervised_tokens, finished.summary.train_loss), (0, 0.0));
+    assert_eq!(before, values(&parameters));
+}
+
+#[test]
 fn a_gradient_below_the_limit_is_left_alone_and_0_never_clips() {
     let _alone = alone();
     let clipped = |limit| trained(TrainingConfig { max_grad_norm: limit, ..settings() }, Twist::None, 6).0;

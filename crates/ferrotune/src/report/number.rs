@@ -25,10 +25,12 @@ pub(super) fn decimal(value: f64, digits: usize) -> String {
     }
 }
 
-/// The same with an explicit sign, for differences.
+/// The same with an explicit sign, for differences. One that the digits do not show is a zero: beside two numbers that
+/// read the same, an exponent would claim more than they do.
 pub(super) fn signed(value: f64, digits: usize) -> String {
-    let text = decimal(value, digits);
-    if value > 0.0 { format!("+{text}") } else { text }
+    let unseen = value.abs() < 0.5 * 10f64.powi(-(digits as i32));
+    let text = decimal(if unseen { 0.0 } else { value }, digits);
+    if value > 0.0 && !unseen { format!("+{text}") } else { text }
 }
 
 /// Writes infinities as words, since JSON has no number for them.
@@ -64,5 +66,7 @@ mod tests {
         assert_eq!(signed(0.25, 2), "+0.25");
         assert_eq!(signed(-0.25, 2), "-0.25");
         assert_eq!(signed(0.0, 2), "0.00");
+        assert_eq!(signed(5.7e-5, 3), "0.000");
+        assert_eq!(signed(-5.7e-5, 3), "0.000");
     }
 }

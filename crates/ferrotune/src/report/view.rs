@@ -14,6 +14,9 @@ use crate::study::{DataFile, ModelResults, RunResults, StudyResults};
 pub(super) const NOT_MEASURED: &str = "not measured";
 /// Characters of a hash that are shown; the rest stands in `results.json`.
 const SHORT_HASH: usize = 12;
+/// Characters of a request, a reference or an answer that are shown; the rest stands in `results.json`. A real
+/// reference can fill a page on paper, beside answers that are cut at a few dozen tokens.
+const SHORT_TEXT: usize = 500;
 
 #[derive(Debug, Serialize)]
 pub(super) struct View<'a> {
@@ -32,10 +35,12 @@ pub(super) struct View<'a> {
     times: Vec<Named<'a, Vec<TimeRow>>>,
     device_memory: bool,
     metrics: Vec<measured::Table<'a>>,
-    answers: Vec<Named<'a, &'a [crate::study::Answer]>>,
+    answers: Vec<Named<'a, Vec<AnswerView>>>,
     files: Vec<FileRow<'a>>,
     totals: super::DataTotals,
     data: &'a crate::study::DataResults,
+    /// How many of the held-out records were measured, if not all.
+    measured: Option<usize>,
     encodings: Vec<Named<'a, crate::study::EncodingCounts>>,
     models: Vec<ModelRow<'a>>,
     settings: &'a [(String, String)],
@@ -93,6 +98,14 @@ struct TimeRow {
 }
 
 #[derive(Debug, Serialize)]
+struct AnswerView {
+    request: String,
+    reference: String,
+    base: String,
+    fine_tuned: String,
+}
+
+#[derive(Debug, Serialize)]
 struct FileRow<'a> {
     file: &'a DataFile,
     hash: &'a str,
@@ -141,10 +154,11 @@ impl<'a> View<'a> {
             times: both().map(|(model, s)| Named { name: &model.name, value: time_rows(model, s) }).collect(),
             device_memory,
             metrics: measured::tables(results, &summary),
-            answers: named(results, |model| model.answers.as_slice()),
+            answers: named(results, |model| model.answers.iter().map(answer).collect()),
             files: file_rows(results, &summary),
             totals: summary.data.clone(),
             data: &results.data,
+            measured: measured_records(results),
             encodings: named(results, |model| model.encoding),
             models: both().map(|(model, s)| model_row(model, s)).collect(),
             settings: &results.settings,
@@ -254,6 +268,29 @@ fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
     rows
 }
 
+fn answer(answer: &crate::study::Answer) -> AnswerView {
+    AnswerView {
+        request: beginning(&answer.request),
+        reference: beginning(&answer.reference),
+        base: beginning(&answer.base),
+        fine_tuned: beginning(&answer.fine_tuned),
+    }
+}
+
+/// The text, cut between words where it is long.
+fn beginning(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(SHORT_TEXT) else { return text.to_owned() };
+    let end = text[..end].rfind(char::is_whitespace).unwrap_or(end);
+    format!("{} […]", text[..end].trim_end())
+}
+
+/// How many held-out records were measured, where that is not all of them.
+fn measured_records(results: &StudyResults) -> Option<usize> {
+    let measured =
+        results.models.iter().flat_map(|model| &model.base).map(|record| record.run.dataset.n_rows).max();
+    measured.filter(|&measured| (measured as u64) < results.data.split.test)
+}
+
 fn file_rows<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<FileRow<'a>> {
     let files = results.data.files.iter().zip(&summary.data.dropped_per_file);
     files.map(|(file, &dropped)| FileRow { file, hash: short(&file.sha256), dropped }).collect()
@@ -297,4 +334,21 @@ fn weights(scaled: &Scaled) -> String {
 /// The beginning of a hash, up to a whole character.
 fn short(hash: &str) -> &str {
     hash.char_indices().nth(SHORT_HASH).map_or(hash, |(end, _)| &hash[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SHORT_TEXT, beginning};
+
+    #[test]
+    fn long_texts_are_cut_between_words_and_say_so() {
+        assert_eq!(beginning("a short answer"), "a short answer");
+        let whole = "é".repeat(SHORT_TEXT);
+        assert_eq!(beginning(&whole), whole);
+        assert_eq!(beginning(&format!("{whole}é")), format!("{whole} […]"));
+        let words = "seven words ".repeat(SHORT_TEXT / 8);
+        let cut = beginning(&words);
+        assert!(cut.ends_with(" […]") && cut.chars().count() <= SHORT_TEXT + 4, "{cut}");
+        assert!(words.starts_with(&format!("{} ", cut.trim_end_matches(" […]"))), "{cut}");
+    }
 }

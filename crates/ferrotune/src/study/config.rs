@@ -196,15 +196,36 @@ impl Study {
         if self.seeds.is_empty() {
             return setting("seeds", "empty".to_owned(), "at least one seed");
         }
-        let mut names: Vec<_> = self.models.iter().map(|model| slug(&model.name)).collect();
-        names.sort();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return setting("models.name", pair[0].clone(), "a name of its own for each model");
+        if let Some(seed) = repeated(self.seeds.iter().copied()) {
+            return setting(
+                "seeds",
+                format!("{seed} twice"),
+                "each seed once: a repeated run is no further evidence",
+            );
+        }
+        if let Some(model) = self.models.iter().find(|model| slug(&model.name).is_empty()) {
+            let expected = "a name with a letter or a digit of ASCII, since its folder is called by them";
+            return setting("models.name", format!("{:?}", model.name), expected);
+        }
+        if let Some(name) = repeated(self.models.iter().map(|model| slug(&model.name))) {
+            return setting(
+                "models.name",
+                format!("`{name}` twice"),
+                "names that give each model a folder of its own",
+            );
         }
         self.training.validate()?;
         self.adapter.lora().check("the study")?;
         Ok(())
     }
+}
+
+/// The lowest value that occurs more than once.
+fn repeated<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort();
+    let place = values.windows(2).position(|pair| pair[0] == pair[1])?;
+    Some(values.swap_remove(place))
 }
 
 /// A name as part of a path: lower case, everything but letters and digits replaced by a dash.
@@ -218,4 +239,33 @@ pub(super) fn slug(name: &str) -> String {
         }
     }
     slug.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Study;
+
+    fn refused(seeds: &str, names: [&str; 2]) -> Option<String> {
+        let [first, second] = names;
+        let text = format!(
+            "title = \"t\"\nseeds = {seeds}\n[[models]]\nname = \"{first}\"\npath = \"a\"\n[[models]]\nname = \"{second}\"\npath \
+             = \"b\"\n"
+        );
+        let study: Study = toml::from_str(&text).unwrap();
+        study.validate().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_share_a_folder_or_count_twice_is_refused() {
+        assert_eq!(refused("[2, 1]", ["A b", "A c"]), None);
+        for (seeds, names, expected) in [
+            ("[1, 2, 1]", ["A", "B"], "setting `seeds` is 1 twice"),
+            ("[]", ["A", "B"], "setting `seeds` is empty"),
+            ("[1]", ["A b", "a-B"], "setting `models.name` is `a-b` twice"),
+            ("[1]", ["A", "混合"], "setting `models.name` is \"混合\""),
+        ] {
+            let message = refused(seeds, names).unwrap();
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! The workspace against its referees: numbers that transformers and PEFT computed (see `tests/golden/README.md`).
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+#![allow(clippy::print_stdout, reason = "figures and skips are shown with --nocapture")]
 
 mod demo;
 mod golden;
 mod inference;
 mod report;
+mod tinystories;
 mod training;

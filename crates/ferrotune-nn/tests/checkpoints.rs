@@ -1,0 +1,131 @@
+//! Folders and files that contradict themselves are refused with the tensor; none is read by the order of its parts.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
+
+use std::{fs, path::Path};
+
+use ferrotune_nn::{
+    Error, Role, WeightSource as _, WeightSpec,
+    checkpoint::{Checkpoint, write_file},
+    weights::{Alias, Layouts},
+};
+use serde_json::json;
+use tch::Tensor;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+fn write(folder: &Path, file: &str, tensors: &[(&str, &Tensor)]) {
+    let tensors = tensors.iter().map(|&(name, tensor)| (name.to_owned(), tensor));
+    write_file(&folder.join(file), tensors, &[]).unwrap();
+}
+
+fn index(folder: &Path, places: &serde_json::Value) {
+    fs::write(folder.join(INDEX), json!({ "weight_map": places }).to_string()).unwrap();
+}
+
+fn refused(folder: &Path) -> String {
+    Checkpoint::open(folder).unwrap_err().to_string()
+}
+
+fn ramp(from: i64, to: i64) -> Tensor {
+    Tensor::arange_start(from, to, (tch::Kind::Float, tch::Device::Cpu))
+}
+
+fn spec(name: &str, alias: Option<Alias>) -> WeightSpec {
+    WeightSpec { name: name.to_owned(), role: Role::Expert, shape: vec![1, 2], alias }
+}
+
+#[test]
+fn an_index_that_contradicts_its_shards_is_refused_by_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "one.safetensors", &[("a", &ramp(0, 2)), ("b", &ramp(0, 2))]);
+    write(folder, "two.safetensors", &[("b", &ramp(2, 4))]);
+
+    // Both shards hold `b`: which counts must not depend on their order.
+    index(folder, &json!({ "a": "one.safetensors", "b": "two.safetensors" }));
+    let message = refused(folder);
+    assert!(
+        message.contains("tensor `b` is placed in `two.safetensors`, and `one.safetensors` holds it"),
+        "{message}"
+    );
+
+    index(folder, &json!({ "a": "two.safetensors" }));
+    let message = refused(folder);
+    assert!(message.contains("tensor `a` is placed in `two.safetensors`, which lacks it"), "{message}");
+
+    index(folder, &json!({ "a": "one.safetensors" }));
+    let message = refused(folder);
+    assert!(message.contains("tensor `b` is placed nowhere, and `one.safetensors` holds it"), "{message}");
+
+    for outside in ["../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", ""] {
+        index(folder, &json!({ "a": outside }));
+        let message = refused(folder);
+        assert!(message.contains("expected the name of a file beside the index"), "{outside}: {message}");
+    }
+
+    fs::write(folder.join(INDEX), "{}").unwrap();
+    assert!(matches!(Checkpoint::open(folder), Err(Error::Json { .. })));
+}
+
+#[test]
+fn the_single_file_wins_over_an_index_that_was_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "old.safetensors", &[("a", &ramp(0, 2))]);
+    index(folder, &json!({ "a": "old.safetensors" }));
+    write(folder, SINGLE, &[("a", &ramp(5, 7))]);
+    assert_eq!(Checkpoint::open(folder).unwrap().read("a").unwrap(), ramp(5, 7));
+}
+
+#[test]
+fn rows_that_a_tensor_lacks_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        folder.path(),
+        SINGLE,
+        &[("a", &ramp(0, 6).view([3, 2])), ("b", &ramp(6, 8)), ("s", &Tensor::from(1.0f32))],
+    );
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.read_rows("a", 1..3).unwrap(), ramp(2, 6).view([2, 2]));
+    // The bytes behind `a` are those of `b`.
+    for (name, rows) in [("a", 2..4), ("a", -1..1), ("s", 0..1)] {
+        let message = checkpoint.read_rows(name, rows).unwrap_err().to_string();
+        assert!(message.contains(&format!("`{name}`")), "{message}");
+    }
+}
+
+#[test]
+fn a_weight_in_both_layouts_must_have_one_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let slice = |index| Some(Alias { name: "stacked".to_owned(), slice: Some((index, 0..1)) });
+    let specs = [spec("0.w", slice(0)), spec("1.w", slice(1))];
+    let stacked = ramp(0, 4).view([2, 1, 2]);
+
+    write(folder, SINGLE, &[("stacked", &stacked), ("1.w", &ramp(2, 4).view([1, 2]))]);
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let layouts = Layouts::new(&checkpoint, &specs, &[]).unwrap();
+    assert_eq!(layouts.read("1.w").unwrap(), ramp(2, 4).view([1, 2]));
+
+    for other in [ramp(7, 9).view([1, 2]), ramp(2, 5).view([1, 3])] {
+        write(folder, SINGLE, &[("stacked", &stacked), ("1.w", &other)]);
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let message = Layouts::new(&checkpoint, &specs, &[]).unwrap_err().to_string();
+        assert!(message.contains("as `1.w` and as `stacked`, and they differ"), "{message}");
+    }
+}
+
+#[test]
+fn whole_numbers_are_no_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), SINGLE, &[("w", &Tensor::from_slice(&[1i64, 2]).view([1, 2]))]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let specs = [spec("w", None)];
+    let message = Layouts::new(&checkpoint, &specs, &[]).unwrap().read("w").unwrap_err().to_string();
+    assert!(
+        message.contains("`w`") && message.contains("is stored as I64, expected F32, F16 or BF16"),
+        "{message}"
+    );
+}
