@@ -41,7 +41,7 @@ struct Args {
     /// The type to compute in: auto, f32, bf16 or f16 [default: auto, or what the study says]
     #[arg(long)]
     dtype: Option<String>,
-    /// Threads for arithmetic on the CPU [default: libtorch's choice, or what the study says]
+    /// Threads for arithmetic on the CPU [default: what the study says, or libtorch's choice; 1 for the built-in study]
     #[arg(long)]
     threads: Option<u32>,
 }
@@ -76,17 +76,23 @@ fn main() -> std::process::ExitCode {
             .map(Study::open)
             .transpose()?
             .map(|study| args.applied_to(study, &embedder));
-        if let Some(study) = &study {
-            study.compute.resolve()?;
-        }
-        let existing = if args.force { Existing::Force } else { Existing::Refuse };
-        prepare_output(&args.output, existing)?;
         let output = args.output.as_path();
-        let study = match study {
-            Some(study) => study,
-            None => builtin(&output.join("builtin"), &args.compute(), embedder.as_deref(), &mut console)?,
+        let claim = || prepare_output(output, if args.force { Existing::Force } else { Existing::Refuse });
+        let results = match study {
+            Some(study) => {
+                // Everything is opened before the output folder is touched.
+                let prepared = study.prepare(&mut console)?;
+                claim()?;
+                prepared.run(output, &mut console)?
+            }
+            None => {
+                args.compute().resolve()?;
+                claim()?;
+                let study =
+                    builtin(&output.join("builtin"), &args.compute(), embedder.as_deref(), &mut console)?;
+                study.prepare(&mut console)?.run(output, &mut console)?
+            }
         };
-        let results = study.run(output, &mut console)?;
         report::write(output, &results)?;
         console.say(&format!("the report is {}", output.join("report.html").display()));
         Ok(json!({ "tables": tables(&results), "report": output.join("report.html") }))

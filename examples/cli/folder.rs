@@ -63,16 +63,28 @@ pub(crate) fn refuse_to_fill(folder: &Path) -> Result<()> {
     }
 }
 
-/// Refuses an output folder that is one of the folders that are read.
+/// Refuses an output folder that is, or holds, one of the folders that are read: replacing it would delete them.
 pub(crate) fn refuse_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
-    let same =
-        |input: &&&Path| matches!((output.canonicalize(), input.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    match inputs.iter().find(same) {
-        None => Ok(()),
-        Some(input) => {
-            Err(format!("the output folder `{}` is one that is read; choose another", input.display()).into())
+    let Ok(whole) = output.canonicalize() else { return Ok(()) };
+    let folder = output.display();
+    for input in inputs {
+        match input.canonicalize() {
+            Ok(read) if read == whole => {
+                return Err(
+                    format!("the output folder `{folder}` is one that is read; choose another").into()
+                );
+            }
+            Ok(read) if read.starts_with(&whole) => {
+                let input = input.display();
+                return Err(format!(
+                    "the output folder `{folder}` holds `{input}`, which is read; choose another"
+                )
+                .into());
+            }
+            _ => {}
         }
     }
+    Ok(())
 }
 
 /// Writes a file under a temporary name beside it, which is then renamed.

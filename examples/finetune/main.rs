@@ -55,7 +55,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     if flags.existing() == Existing::Refuse {
         refuse_a_run(&flags.output)?;
     }
-    cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
+    let read = [Some(&flags.common.model), flags.adapter.as_ref()];
+    cli::refuse_inputs(&flags.output, &read.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let (device, kind) = flags.common.compute.resolve()?;
 
     let base = AutoCausalLm::open(&flags.common.model)?;
@@ -78,7 +79,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
 
     prose::say_model(&base, device, kind);
-    let identity = identity(&flags, &lora, kind)?;
+    let mut identity = identity(&flags, &lora, kind)?;
+    identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.
     generator::seed(Device::Cpu, training.seed)?;
     let options = LoadOptions {

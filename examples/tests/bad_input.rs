@@ -484,6 +484,21 @@ fn outputs_are_never_overwritten_or_half_written() {
         "merge --model model --adapter adapter --output model --force --device cpu",
     );
     check(
+        "a merge into a folder that holds its model",
+        |_| {},
+        "merge --model model --adapter adapter --output . --force --device cpu",
+    );
+    check(
+        "a mixture grown into a folder that holds the dense model",
+        |_| {},
+        "upcycle --model model --output . --force --device cpu",
+    );
+    check(
+        "a further training into its own adapter",
+        |_| {},
+        &finetune("--adapter adapter --output adapter --force"),
+    );
+    check(
         "an output folder that cannot be made",
         |place| place.write("file", ""),
         &finetune("--output file/out"),

@@ -43,6 +43,7 @@ impl Config {
         file.only("hidden_act", &[json!("gelu")])?;
         file.only("position_embedding_type", &[json!("absolute")])?;
         file.only("is_decoder", &[json!(false)])?;
+        refuse_other_modules(folder)?;
         if let Some(pooling) = optional_table(folder, "1_Pooling/config.json")? {
             pooling.only("pooling_mode_mean_tokens", &[json!(true)])?;
             for other in
@@ -72,6 +73,24 @@ impl Config {
             max_seq_length: asked.unwrap_or(DEFAULT_MAX_SEQ_LENGTH).min(max_position_embeddings),
         })
     }
+}
+
+/// Refuses a sentence-transformers folder that does more than encode, average and normalize.
+fn refuse_other_modules(folder: &Path) -> Result<()> {
+    let path = folder.join("modules.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let modules: Vec<Map<String, Value>> = read_json(&path)?;
+    for module in modules {
+        let file = ConfigFile::from_fields(&format!("`{}`", path.display()), module);
+        let kind = file.required::<String>("type")?;
+        if !matches!(kind.rsplit('.').next(), Some("Transformer" | "Pooling" | "Normalize")) {
+            let expected = "Transformer, Pooling or Normalize (nothing else is implemented)";
+            return Err(file.refuse("type", &json!(kind), expected));
+        }
+    }
+    Ok(())
 }
 
 fn optional_table(folder: &Path, name: &str) -> Result<Option<ConfigFile>> {

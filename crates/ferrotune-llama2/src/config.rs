@@ -116,11 +116,11 @@ impl Config {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            rms_norm_eps: file.optional("rms_norm_eps")?.unwrap_or(1e-6),
+            rms_norm_eps: file.not_negative("rms_norm_eps", 1e-6)?,
             attention_bias,
             mlp_bias,
             tie_word_embeddings: flag("tie_word_embeddings")?,
-            initializer_range: file.optional("initializer_range")?.unwrap_or(0.02),
+            initializer_range: file.not_negative("initializer_range", 0.02)?,
             sliding_window,
             rope: RopeConfig::read(file, head_dim, DEFAULT_THETA)?,
         })

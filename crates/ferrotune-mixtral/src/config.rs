@@ -55,6 +55,7 @@ impl Config {
     /// [`ferrotune_nn::Error::Config`] for a missing or senseless field, an unknown `model_type`, and an option that
     /// changes the mathematics and is not implemented.
     pub fn read(file: &ConfigFile) -> Result<Self> {
+        file.required::<String>("model_type")?;
         file.only("model_type", &[json!("mixtral")])?;
         file.only("hidden_act", &[json!("silu")])?;
         file.only("attention_dropout", &[json!(0.0)])?;
@@ -98,10 +99,10 @@ impl Config {
             head_dim,
             num_local_experts,
             num_experts_per_tok,
-            router_aux_loss_coef: file.optional("router_aux_loss_coef")?.unwrap_or(0.001),
-            rms_norm_eps: file.optional("rms_norm_eps")?.unwrap_or(1e-5),
+            router_aux_loss_coef: file.not_negative("router_aux_loss_coef", 0.001)?,
+            rms_norm_eps: file.not_negative("rms_norm_eps", 1e-5)?,
             tie_word_embeddings: file.optional("tie_word_embeddings")?.unwrap_or(false),
-            initializer_range: file.optional("initializer_range")?.unwrap_or(0.02),
+            initializer_range: file.not_negative("initializer_range", 0.02)?,
             sliding_window: file.optional_size("sliding_window")?,
             rope: RopeConfig::read(file, head_dim, DEFAULT_THETA)?,
         })

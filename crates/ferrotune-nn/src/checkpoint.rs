@@ -24,6 +24,9 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Shards are closed at this size, the ecosystem's usual one.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
+/// Says which tensor lies in which shard.
+const INDEX: &str = "model.safetensors.index.json";
+
 /// The tensors of a model folder or of a single safetensors file.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -48,7 +51,7 @@ impl Checkpoint {
     /// if a file is incomplete, [`Error::ShardIndex`] if the index and the shards contradict each other.
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
+        let index = folder.join(INDEX);
         // The single file first, as transformers does: an index that was left behind must not win over it.
         let tensors = if single.is_file() {
             read_header(&single)?
@@ -167,8 +170,8 @@ fn remedy(folder: &Path) -> Result<String> {
 
 /// The tensors of all shards that an index names.
 ///
-/// A shard that holds a tensor which the index places elsewhere, or nowhere, is refused: which of two values counts
-/// would depend on the order in which the shards are read.
+/// A tensor that two shards hold is refused: which of the two values counts would depend on the order of reading. One that
+/// a single shard holds and the index does not name is taken, as transformers takes it.
 fn read_shards(folder: &Path, path: &Path) -> Result<BTreeMap<String, Entry>> {
     let index: Index = read_json(path)?;
     let wrong = |name: &str, problem: String| Error::ShardIndex {
@@ -193,16 +196,19 @@ fn read_shards(folder: &Path, path: &Path) -> Result<BTreeMap<String, Entry>> {
             return Err(wrong(name, format!("is placed in `{shard}`, which lacks it")));
         }
     }
-    for (shard, tensors) in &shards {
-        if let Some(name) =
-            tensors.keys().find(|&name| index.weight_map.get(name).map(String::as_str) != Some(shard))
-        {
-            let place =
-                index.weight_map.get(name).map_or("nowhere".to_owned(), |other| format!("in `{other}`"));
-            return Err(wrong(name, format!("is placed {place}, and `{shard}` holds it")));
+    let mut merged = BTreeMap::new();
+    for (shard, tensors) in shards {
+        for (name, entry) in tensors {
+            if let Some(other) = index.weight_map.get(&name).filter(|&other| other != shard) {
+                return Err(wrong(&name, format!("is placed in `{other}`, and `{shard}` holds it too")));
+            }
+            if merged.contains_key(&name) {
+                return Err(wrong(&name, format!("is placed nowhere, and `{shard}` and another hold it")));
+            }
+            merged.insert(name, entry);
         }
     }
-    Ok(shards.into_values().flatten().collect())
+    Ok(merged)
 }
 
 fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
@@ -404,8 +410,17 @@ impl CheckpointWriter {
         let rename = |from: PathBuf, to: PathBuf| {
             std::fs::rename(&from, &to).map_err(|source| Error::Io { path: to, source })
         };
+        let (single, index_file) = (self.folder.join("model.safetensors"), self.folder.join(INDEX));
+        // Weights of the other form, left by a former model, would be read instead of these.
+        let stale = |path: &Path| match std::fs::remove_file(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Io { path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        };
         if count == 1 {
-            return rename(self.folder.join(part_name(1)), self.folder.join("model.safetensors"));
+            rename(self.folder.join(part_name(1)), single)?;
+            return stale(&index_file);
         }
         let mut weight_map = serde_json::Map::new();
         for (number, names) in (1..).zip(&self.shards) {
@@ -415,7 +430,8 @@ impl CheckpointWriter {
         }
         let index =
             serde_json::json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": weight_map });
-        write_whole(&self.folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())
+        write_whole(&index_file, format!("{index:#}\n").as_bytes())?;
+        stale(&single)
     }
 
     fn flush(&mut self) -> Result<()> {

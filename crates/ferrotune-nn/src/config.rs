@@ -85,6 +85,18 @@ impl ConfigFile {
         }
     }
 
+    /// A field that is a finite number of at least 0, with a default for files that leave it out.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn not_negative(&self, field: &str, default: f64) -> Result<f64> {
+        match self.optional::<f64>(field)? {
+            None => Ok(default),
+            Some(value) if value.is_finite() && value >= 0.0 => Ok(value),
+            Some(value) => Err(self.refuse(field, &value.into(), "a finite number of at least 0")),
+        }
+    }
+
     /// Refuses every value of a field but those listed; an absent or null field passes.
     ///
     /// # Errors

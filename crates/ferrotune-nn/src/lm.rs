@@ -126,6 +126,15 @@ impl KvCache {
     pub fn append(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<[Tensor; 2]> {
         let count = keys.size()[2];
         let end = self.length + count;
+        let held = self.layers.get(layer).map(|[keys, _]| keys.size()[0]);
+        if held != Some(keys.size()[0]) {
+            let found = format!("made for {held:?} rows in layer {layer}");
+            return Err(Error::Argument {
+                argument: "cache",
+                found,
+                expected: "a cache of this model and batch",
+            });
+        }
         if end > self.capacity {
             return Err(Error::TooLong { found: end, limit: self.capacity });
         }

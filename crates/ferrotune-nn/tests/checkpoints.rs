@@ -47,7 +47,7 @@ fn an_index_that_contradicts_its_shards_is_refused_by_tensor() {
     index(folder, &json!({ "a": "one.safetensors", "b": "two.safetensors" }));
     let message = refused(folder);
     assert!(
-        message.contains("tensor `b` is placed in `two.safetensors`, and `one.safetensors` holds it"),
+        message.contains("tensor `b` is placed in `two.safetensors`, and `one.safetensors` holds it too"),
         "{message}"
     );
 
@@ -56,8 +56,15 @@ fn an_index_that_contradicts_its_shards_is_refused_by_tensor() {
     assert!(message.contains("tensor `a` is placed in `two.safetensors`, which lacks it"), "{message}");
 
     index(folder, &json!({ "a": "one.safetensors" }));
+    assert_eq!(Checkpoint::open(folder).unwrap().names(), ["a", "b"]);
+
+    write(folder, "three.safetensors", &[("b", &ramp(4, 6)), ("c", &ramp(0, 2))]);
+    index(folder, &json!({ "a": "one.safetensors", "c": "three.safetensors" }));
     let message = refused(folder);
-    assert!(message.contains("tensor `b` is placed nowhere, and `one.safetensors` holds it"), "{message}");
+    assert!(
+        message.contains("tensor `b` is placed nowhere, and `three.safetensors` and another hold it"),
+        "{message}"
+    );
 
     for outside in ["../one.safetensors", "/one.safetensors", "sub/one.safetensors", "..", ""] {
         index(folder, &json!({ "a": outside }));

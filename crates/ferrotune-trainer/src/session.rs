@@ -116,12 +116,12 @@ impl<'a> Session<'a> {
             if due(Some(self.trainer.config.logging_steps)) {
                 self.log()?;
             }
-            if evaluate {
-                self.evaluate()?;
-            }
+            let evaluated = if evaluate { self.evaluate() } else { Ok(()) };
+            // Also where the evaluation failed: the steps since the last checkpoint are good.
             if save {
                 self.save()?;
             }
+            evaluated?;
         }
         self.end()
     }

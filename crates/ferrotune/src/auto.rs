@@ -124,6 +124,12 @@ impl AutoCausalLm {
         &self.config_file
     }
 
+    /// The raw configuration as compact JSON, for digests: a resumed run must share it.
+    #[must_use]
+    pub fn config_text(&self) -> String {
+        Value::Object(self.config_file.fields().clone()).to_string()
+    }
+
     /// The family and its configuration.
     #[must_use]
     pub fn architecture(&self) -> &Architecture {

@@ -49,6 +49,15 @@ impl<'m, T> ScoredModel<'m, T> {
         {
             return Err(Error::TextTooLong { what: format!("row {index}"), found: ids.len(), limit });
         }
+        if let Some((index, (ids, scored))) =
+            rows.iter().enumerate().find(|(_, row)| row.0.len() != row.1.len())
+        {
+            return Err(Error::Setting {
+                setting: "rows",
+                found: format!("{} marks for the {} ids of row {index}", scored.len(), ids.len()),
+                expected: "one mark for each id".to_owned(),
+            });
+        }
         let mut likelihoods =
             vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true }; rows.len()];
         let mut order: Vec<usize> = (0..rows.len()).collect();

@@ -1,6 +1,6 @@
 //! Several models fine-tuned on the same instructions with the same settings, compared before and after.
 //!
-//! A [`Study`] is read from TOML and [`run`](Study::run): each model is measured as it is, fine-tuned once for each
+//! A [`Study`] is read from TOML [`prepare`](Study::prepare)d and [`run`](Prepared::run): each model is measured as it is, fine-tuned once for each
 //! seed, measured again, and everything goes into [`StudyResults`], from which [`report`](crate::report) writes what
 //! people read.
 
@@ -11,4 +11,4 @@ mod run;
 
 pub use config::{AdapterConfig, ModelConfig, RouterAuxLoss, Study};
 pub use results::*;
-pub use run::{Interaction, Silent};
+pub use run::{Interaction, Prepared, Silent};

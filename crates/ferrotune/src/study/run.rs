@@ -7,7 +7,7 @@ use std::{
 
 use ferrotune_adapters::LoraAdapter;
 use ferrotune_core::{Sample, Tokenize as _, digest};
-use ferrotune_data::{Prepared, Record as DataRecord, Split, Tokenizer, template};
+use ferrotune_data::{Prepared as Encoding, Record as DataRecord, Split, Tokenizer, template};
 use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
 use ferrotune_nn::{CausalLm, Dense, Frozen};
 use ferrotune_trainer::{
@@ -50,22 +50,35 @@ impl Interaction for Silent {
     }
 }
 
+/// A study whose models, files and metrics are open, so that what can be refused has been.
+#[derive(Debug)]
+pub struct Prepared<'s> {
+    study: &'s Study,
+    start: Instant,
+    measure: Measure,
+    instructions: Instructions,
+    contestants: Vec<Contestant<'s>>,
+    split: Split,
+    device: Device,
+    kind: Kind,
+}
+
 /// A model of the study, opened and with its records encoded.
+#[derive(Debug)]
 struct Contestant<'s> {
     model: &'s ModelConfig,
     folder: AutoCausalLm,
     tokenizer: Tokenizer,
-    encoding: Prepared,
+    encoding: Encoding,
     base_sha256: String,
 }
 
 impl Study {
-    /// Runs the study into the folder `output`, which must exist: adapters, checkpoints and logs of each run go below
-    /// it. Writing the report is the caller's, with [`report::write`](crate::report::write).
+    /// Opens every model, file and metric of the study; nothing is written.
     ///
     /// # Errors
-    /// What reading, training and measuring give. Nothing is trained before every model and every file was opened.
-    pub fn run(&self, output: &Path, interaction: &mut dyn Interaction) -> Result<StudyResults> {
+    /// What reading and encoding give.
+    pub fn prepare(&self, interaction: &mut dyn Interaction) -> Result<Prepared<'_>> {
         self.validate()?;
         let start = Instant::now();
         let (device, kind) = self.compute.resolve()?;
@@ -80,7 +93,7 @@ impl Study {
             .iter()
             .map(|model| Contestant::open(model, &instructions, interaction))
             .collect::<Result<Vec<_>>>()?;
-        let encodings: Vec<&Prepared> = contestants.iter().map(|contestant| &contestant.encoding).collect();
+        let encodings: Vec<&Encoding> = contestants.iter().map(|contestant| &contestant.encoding).collect();
         let split = instructions.deal(&encodings)?;
         interaction.say(&format!(
             "{} records train, {} validate, {} are held out, {} unused",
@@ -89,30 +102,7 @@ impl Study {
             split.test.len(),
             split.unused.len()
         ));
-        let mut models = Vec::with_capacity(contestants.len());
-        for contestant in &contestants {
-            let bench = Bench {
-                study: self,
-                output,
-                contestant,
-                instructions: &instructions,
-                split: &split,
-                device,
-                kind,
-            };
-            models.push(bench.run(&measure, interaction)?);
-        }
-        let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        Ok(StudyResults {
-            title: self.title.clone(),
-            description: self.description.clone(),
-            finished: environment::civil(finished),
-            seconds: start.elapsed().as_secs_f64(),
-            environment: Environment::detect(device, kind),
-            settings: self.settings(),
-            data: data_results(&instructions, &split),
-            models,
-        })
+        Ok(Prepared { study: self, start, measure, instructions, contestants, split, device, kind })
     }
 
     /// The settings that all models share, as the report shows them.
@@ -160,6 +150,35 @@ impl Study {
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+    }
+}
+
+impl Prepared<'_> {
+    /// Runs the study into the folder `output`, which must exist: adapters, checkpoints and logs of each run go below
+    /// it, in place of those of a former study. Writing the report is the caller's, with
+    /// [`report::write`](crate::report::write).
+    ///
+    /// # Errors
+    /// What training and measuring give.
+    pub fn run(&self, output: &Path, interaction: &mut dyn Interaction) -> Result<StudyResults> {
+        let Self { study, measure, instructions, contestants, split, device, kind, .. } = self;
+        let (device, kind) = (*device, *kind);
+        let mut models = Vec::with_capacity(contestants.len());
+        for contestant in contestants {
+            let bench = Bench { study, output, contestant, instructions, split, device, kind };
+            models.push(bench.run(measure, interaction)?);
+        }
+        let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        Ok(StudyResults {
+            title: study.title.clone(),
+            description: study.description.clone(),
+            finished: environment::civil(finished),
+            seconds: self.start.elapsed().as_secs_f64(),
+            environment: Environment::detect(device, kind),
+            settings: study.settings(),
+            data: data_results(instructions, split),
+            models,
+        })
     }
 }
 
@@ -238,6 +257,10 @@ impl Bench<'_> {
             samples: parts.test[..count].iter().collect(),
         };
 
+        let former = self.output.join(slug(&model.name));
+        if former.is_dir() {
+            std::fs::remove_dir_all(&former).map_err(|source| Error::Io { path: former, source })?;
+        }
         interaction.say(&format!("{}: measuring the base on {count} held-out records", model.name));
         let base = folder.load(&LoadOptions::new(self.device, self.kind), &mut Frozen::new(Dense))?;
         let base_loss = self.validation_loss(base.as_ref(), &parts)?;
@@ -345,6 +368,7 @@ impl Bench<'_> {
             .with_output(run_folder)
             .with_export(&export)
             .with_identity("base", &self.contestant.base_sha256)
+            .with_identity("config", &digest::of_bytes(self.contestant.folder.config_text().as_bytes()))
             .with_listener(&mut log)
             .with_listener(&mut board);
         if !parts.validation.is_empty() {
