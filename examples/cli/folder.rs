@@ -19,6 +19,10 @@ pub(crate) fn write_folder<T>(
     force: bool,
     fill: impl FnOnce(&Path) -> Result<T>,
 ) -> Result<T> {
+    if folder.is_file() {
+        let folder = folder.display();
+        return Err(format!("`{folder}` is a file, expected a folder to write; choose another name").into());
+    }
     if !force {
         refuse_to_fill(folder)?;
     }

@@ -489,6 +489,11 @@ fn outputs_are_never_overwritten_or_half_written() {
         "merge --model model --adapter adapter --output . --force --device cpu",
     );
     check(
+        "a merge into a file",
+        |_| {},
+        "merge --model model --adapter adapter --output data.json --force --device cpu",
+    );
+    check(
         "a mixture grown into a folder that holds the dense model",
         |_| {},
         "upcycle --model model --output . --force --device cpu",
