@@ -11,6 +11,10 @@ use toml::Value;
 /// to the file.
 pub(super) fn parse<F: Parser>(mut line: Vec<OsString>) -> Result<F, clap::Error> {
     let mut command = F::command();
+    // Messages about the file come before clap has read the program's name from the line.
+    if let Some(name) = line.first().and_then(|path| Path::new(path).file_name()) {
+        command = command.bin_name(name.to_string_lossy().into_owned());
+    }
     if let Some(file) = value_of(&line, "config") {
         let more = read(Path::new(&file), &command, &line).map_err(|refusal| {
             let problem = format!("`{}` {refusal}", Path::new(&file).display());

@@ -55,6 +55,9 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     if flags.existing() == Existing::Refuse {
         refuse_a_run(&flags.output)?;
     }
+    if flags.existing() == Existing::Resume {
+        refuse_a_finished_adapter(&flags.output)?;
+    }
     let read = [Some(&flags.common.model), flags.adapter.as_ref()];
     cli::refuse_inputs(&flags.output, &read.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let (device, kind) = flags.common.compute.resolve()?;
@@ -195,6 +198,20 @@ fn refuse_a_run(output: &Path) -> cli::Result<()> {
             Err(trainer::Error::OutputExists { folder, found }.into())
         }
     }
+}
+
+/// Refuses to resume where there is an adapter and nothing to resume from: the run would begin anew and overwrite it.
+fn refuse_a_finished_adapter(output: &Path) -> cli::Result<()> {
+    let adapter = RESULTS[2];
+    if !output.join(adapter).exists() || !trainer::checkpoints(output)?.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "`{}` holds an adapter (`{adapter}`) and no checkpoint to resume from; train it further with --adapter, begin \
+         anew with --force, or choose another folder",
+        output.display()
+    )
+    .into())
 }
 
 /// The files of a finished run; the summary is the last one written.

@@ -501,12 +501,17 @@ fn outputs_are_never_overwritten_or_half_written() {
     check(
         "a further training into its own adapter",
         |_| {},
-        &finetune("--adapter adapter --output adapter --force"),
+        "finetune --model model --data data.json --adapter adapter --output adapter --force --device cpu",
     );
     check(
         "an output folder that cannot be made",
         |place| place.write("file", ""),
         &finetune("--output file/out"),
+    );
+    check(
+        "resuming where there is an adapter and no checkpoint",
+        |_| {},
+        &finetune("--output adapter --resume"),
     );
     check(
         "resuming with another setting",

@@ -47,6 +47,8 @@ pub(crate) struct Position {
     pub(crate) supervised_tokens: u64,
     /// Sum of all steps' losses.
     pub(crate) loss: f64,
+    /// Sum of the negative log-likelihoods of all supervised tokens read.
+    pub(crate) negative_log_likelihood: f64,
     /// Sums since the last row of the loss history.
     pub(crate) since_log: Accumulated,
     /// Seconds that the run took so far, all of its processes together.
@@ -61,6 +63,8 @@ pub(crate) struct Position {
 pub(crate) struct Accumulated {
     pub(crate) steps: u64,
     pub(crate) loss: f64,
+    pub(crate) negative_log_likelihood: f64,
+    pub(crate) supervised_tokens: u64,
     pub(crate) auxiliary_loss: Option<f64>,
 }
 

@@ -230,10 +230,14 @@ impl<'a> Session<'a> {
         position.tokens += measured.tokens;
         position.supervised_tokens += measured.supervised_tokens;
         position.loss += measured.loss;
+        let negative_log_likelihood = measured.loss * measured.supervised_tokens as f64;
+        position.negative_log_likelihood += negative_log_likelihood;
         position.step_seconds += seconds;
         let since_log = &mut position.since_log;
         since_log.steps += 1;
         since_log.loss += measured.loss;
+        since_log.negative_log_likelihood += negative_log_likelihood;
+        since_log.supervised_tokens += measured.supervised_tokens;
         if let Some(loss) = measured.auxiliary_loss {
             *since_log.auxiliary_loss.get_or_insert(0.0) += loss;
         }
@@ -263,7 +267,8 @@ impl<'a> Session<'a> {
 
     fn log(&mut self) -> Result<()> {
         let Some(last) = self.last_step else { return Ok(()) };
-        let Accumulated { steps, loss, auxiliary_loss } = std::mem::take(&mut self.position.since_log);
+        let Accumulated { steps, loss, negative_log_likelihood, supervised_tokens, auxiliary_loss } =
+            std::mem::take(&mut self.position.since_log);
         let row = TrainingRow {
             auxiliary_loss: auxiliary_loss.map(|loss| loss / steps as f64),
             epoch: self.state.epoch,
@@ -271,6 +276,7 @@ impl<'a> Session<'a> {
             learning_rate: last.learning_rate,
             loss: loss / steps as f64,
             step: self.position.step,
+            token_loss: Some(negative_log_likelihood / supervised_tokens.max(1) as f64),
         };
         self.state.log_history.push(LogRow::Training(row.clone()));
         self.emit(&Event::Logged(&row))
@@ -347,6 +353,7 @@ impl<'a> Session<'a> {
         let eval_loss = self.state.evaluations().next_back().map(|(_, loss)| loss);
         let summary = TrainingSummary {
             train_loss: row.train_loss,
+            train_token_loss: position.negative_log_likelihood / position.supervised_tokens.max(1) as f64,
             eval_loss,
             eval_perplexity: eval_loss.map(f64::exp),
             best_eval_loss: self.state.best_metric,

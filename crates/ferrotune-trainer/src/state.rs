@@ -111,6 +111,11 @@ pub struct TrainingRow {
     pub loss: f64,
     /// Optimizer steps done.
     pub step: u64,
+    /// Mean negative log-likelihood over all supervised tokens of these steps. Where steps differ much in size, as they
+    /// do when samples are grouped by length, only this one can be compared with a validation loss: `loss` gives a step
+    /// of 28 tokens the weight of one of 1700. Transformers has no such field, and ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_loss: Option<f64>,
 }
 
 /// An evaluation during or after training.

@@ -10,6 +10,8 @@ use crate::TrainerState;
 pub struct TrainingSummary {
     /// Mean over all steps of the mean negative log-likelihood per supervised token.
     pub train_loss: f64,
+    /// Mean over all supervised tokens of the run, whatever step they stood in.
+    pub train_token_loss: f64,
     /// The same over the validation samples after the last step.
     pub eval_loss: Option<f64>,
     /// `exp(eval_loss)`.

@@ -115,6 +115,7 @@ impl Instructions {
             let (more, more_reports) = read_files(&config.test, config.format, strictness)?;
             records.extend(more);
             reports.extend(more_reports);
+            refuse_repeats(&reports)?;
             return Ok(Self { config, records, reports, divided: Some((train, validation)) });
         }
         if !(config.train.is_empty() && config.validation.is_empty() && config.test.is_empty()) {
@@ -122,6 +123,7 @@ impl Instructions {
             return Err(setting("data.train, data.validation, data.test", "present", expected));
         }
         let (records, reports) = read_files(&config.files, config.format, strictness)?;
+        refuse_repeats(&reports)?;
         Ok(Self { config, records, reports, divided: None })
     }
 
@@ -211,6 +213,24 @@ impl Parts {
         let (test, test_records) = part(&split.test);
         Self { train, train_records, validation, validation_records, test, test_records }
     }
+}
+
+/// Refuses a file that is given twice, under whatever name: what trains must not also be measured, and no record
+/// should count double.
+fn refuse_repeats(reports: &[FileReport]) -> Result<()> {
+    for (index, report) in reports.iter().enumerate() {
+        if let Some(other) = reports[..index].iter().find(|other| other.sha256 == report.sha256) {
+            let (first, second) = (other.path.display(), report.path.display());
+            return Err(Error::Setting {
+                setting: "data",
+                found: format!("`{first}` and `{second}`, which hold the same bytes"),
+                expected:
+                    "each file once, since its records would be trained on twice or trained on and measured"
+                        .to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The batches of an epoch for samples of these lengths; a pure function, so that a resumed run can ask again.

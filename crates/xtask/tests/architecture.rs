@@ -50,15 +50,12 @@ fn of_the_map() -> Arrows {
     for line in map.lines().filter(|line| line.starts_with("| `ferrotune")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let name = cells[1].trim_matches('`').to_owned();
-        let listed = match cells[3] {
-            "all of the above" => arrows.keys().cloned().collect(),
-            list => list
-                .split(',')
-                .map(|cell| cell.trim().trim_matches('`'))
-                .filter(|cell| !cell.is_empty())
-                .map(|short| format!("ferrotune-{short}"))
-                .collect(),
-        };
+        let listed = cells[3]
+            .split(',')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .filter(|cell| !cell.is_empty())
+            .map(|short| format!("ferrotune-{short}"))
+            .collect();
         arrows.insert(name, listed);
     }
     arrows

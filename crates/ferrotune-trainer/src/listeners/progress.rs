@@ -60,8 +60,8 @@ impl Progress {
         ))?;
         for group in &plan.groups {
             self.line(&format!(
-                "  {} tensors, {} parameters with {} ({})",
-                group.tensors, group.elements, group.name, group.weight_decay
+                "  weight decay {} on {} tensors, {} parameters",
+                group.weight_decay, group.tensors, group.elements
             ))?;
         }
         Ok(())
@@ -111,15 +111,17 @@ impl Listener for Progress {
             }
             Event::Finished { summary, .. } => {
                 self.bar.finish_and_clear();
-                self.line(&format!(
+                // Not through the bar: once cleared, it would leave the line without an end.
+                writeln!(
+                    io::stderr(),
                     "done: {} steps in {}, training loss {:.4}, {:.0} tokens per second",
                     summary.steps,
                     HumanDuration(
                         Duration::try_from_secs_f64(summary.train_runtime_seconds).unwrap_or_default()
                     ),
-                    summary.train_loss,
+                    summary.train_token_loss,
                     summary.tokens_per_second
-                ))?;
+                )?;
             }
             _ => {}
         }

@@ -33,11 +33,12 @@ pub(super) fn findings(model: &ModelResults, summary: &ModelSummary, confidence:
         return sentences;
     }
     if let (Some(mean), Some(seconds)) = (&summary.mean_duration, &summary.train_seconds) {
-        sentences.push(format!(
-            "Training took {}{}.",
-            duration(mean),
-            over_seeds(seconds, SECONDS, "\u{a0}s")
-        ));
+        // Whole seconds would round a short mean out of its own range.
+        let took = match seconds.mean {
+            short if short < 60.0 => format!("{}\u{a0}s", decimal(short, SECONDS)),
+            _ => duration(mean),
+        };
+        sentences.push(format!("Training took {took}{}.", over_seeds(seconds, SECONDS, "\u{a0}s")));
     }
     if let (Some(first), Some(last)) = (&summary.first_validation_loss, &summary.validation_loss) {
         let verb = verb(first.mean, last.mean, LOSS);
@@ -182,8 +183,15 @@ fn change(model: &ModelResults, metric: &MetricSummary, confidence: u64) -> Opti
     };
     let (from, to) = (decimal(base.mean, METRIC), decimal(tuned.mean, METRIC));
     let label = &metric.label;
+    let within = find(&model.base)
+        .and_then(|record| record.ci95)
+        .is_some_and(|[low, high]| low <= tuned.mean && tuned.mean <= high);
     Some(match verb(base.mean, tuned.mean, METRIC) {
         "stayed" => format!("{label} stayed at {from}{before}."),
+        // A direction would say more than the numbers do.
+        _ if within => {
+            format!("{label} went from {from}{before} to {to}{after}, within the base's interval.")
+        }
         verb => format!("{label} {verb} from {from}{before} to {to}{after}."),
     })
 }

@@ -145,7 +145,7 @@ pub struct RunResults {
     pub epochs: f64,
     /// Seconds of training, without evaluation of metrics.
     pub train_seconds: f64,
-    /// Mean training loss over the run.
+    /// Mean training loss over the run's supervised tokens.
     pub train_loss: f64,
     /// Validation loss at the end.
     pub validation_loss: Option<f64>,

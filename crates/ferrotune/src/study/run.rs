@@ -131,7 +131,7 @@ impl Study {
             ("Length", length),
             ("Batch size", batch_size.to_string()),
             ("Gradient accumulation", gradient_accumulation.to_string()),
-            ("Learning rate", learning_rate.to_string()),
+            ("Learning rate", format!("{learning_rate:e}")),
             ("Schedule", format!("{:?}, warm-up {warmup}", training.scheduler).to_lowercase()),
             (
                 "Optimizer",
@@ -142,7 +142,10 @@ impl Study {
             ),
             ("Weight decay", training.weight_decay.to_string()),
             ("Gradient clipping", training.max_grad_norm.to_string()),
-            ("Longest sequence", self.data.max_seq_length.to_string()),
+            (
+                "Longest sequence",
+                format!("{} tokens, or the model's positions if fewer", self.data.max_seq_length),
+            ),
             ("Longest request", format!("fewer than {} tokens", self.data.max_request_tokens)),
             ("Seeds", seeds.join(", ")),
             ("Longest answer", format!("{} tokens, greedy", self.evaluation.max_new_tokens)),
@@ -320,7 +323,8 @@ impl Bench<'_> {
         let run_folder = self.output.join(slug(&model.name)).join(format!("seed-{seed}"));
         prepare_output(&run_folder, Existing::Force)?;
         ferrotune_torch::generator::seed(Device::Cpu, seed)?;
-        let config = self.study.adapter.lora();
+        let mut config = self.study.adapter.lora();
+        config.base_model_name_or_path = Some(model.path.display().to_string());
         let auxiliary_loss = self.study.router_aux_loss.into();
         let options = LoadOptions { auxiliary_loss, ..LoadOptions::new(self.device, self.kind) };
         let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), Dense, &options)?;
@@ -430,7 +434,11 @@ fn run_results(
     for row in &state.log_history {
         match row {
             LogRow::Training(row) => {
-                training_curve.push(CurvePoint { step: row.step, epoch: row.epoch, loss: row.loss });
+                training_curve.push(CurvePoint {
+                    step: row.step,
+                    epoch: row.epoch,
+                    loss: row.token_loss.unwrap_or(row.loss),
+                });
             }
             LogRow::Evaluation(row) => {
                 validation_curve.push(CurvePoint { step: row.step, epoch: row.epoch, loss: row.eval_loss });
@@ -450,7 +458,7 @@ fn run_results(
         steps: summary.steps,
         epochs: summary.epochs,
         train_seconds: summary.train_runtime_seconds,
-        train_loss: summary.train_loss,
+        train_loss: summary.train_token_loss,
         validation_loss: summary.eval_loss,
         tokens_per_second: summary.tokens_per_second,
         supervised_tokens_per_second: summary.supervised_tokens_per_second,

@@ -1,0 +1,290 @@
+//! `x Wᵀ` for a few rows of activations, straight from packed bytes.
+//!
+//! A row of W is read as 32-bit words of eight codes, one word to a lane. A lane's eight weights lie in one block, because
+//! blocks are multiples of 32 and rows multiples of 8, so a scale for each lane suffices, whatever the block size and
+//! however blocks straddle rows. Activations are laid out once to match: word position by word position ("plane"), lane by
+//! lane.
+
+use rayon::prelude::*;
+
+use crate::{Element, Error, Isa, Packed, error::expect_len, isa::Level};
+
+/// The most rows of activations that a packed product takes; beyond them dequantizing once is cheaper.
+pub const MOST_ROWS: usize = 16;
+
+/// Weights to a lane: the codes of a 32-bit word.
+pub(crate) const PER_LANE: usize = 8;
+
+/// Columns whose lane scales are decoded at a time, on the stack. A multiple of every kernel's step.
+pub(crate) const SEGMENT: usize = 4096;
+
+/// Activations that stay in the first-level cache beside a row's bytes and scales: 32 KiB.
+const CACHED: usize = 8192;
+
+/// Rows of W that a kernel works on at a time.
+pub(crate) const ROWS: usize = 2;
+
+/// Bytes of a cache line, and of the longest vector.
+const CACHE_LINE: usize = 64;
+
+/// Rows of W to a task.
+const TASK: usize = 32;
+
+/// Which element of its eight a lane finds at bits `4 * plane` of its word: the high nibble of a byte comes first.
+const PLANE: [usize; PER_LANE] = [1, 0, 3, 2, 5, 4, 7, 6];
+
+/// Reused memory of products: the activations in the kernels' order and the results before they are turned.
+///
+/// Grows with the first calls and is then never allocated again for the same shapes.
+#[derive(Debug, Default, Clone)]
+pub struct Scratch {
+    activations: Vec<f32>,
+    results: Vec<f32>,
+}
+
+/// A packed `[rows, columns]` matrix: output features by input features.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedMatrix<'a> {
+    packed: Packed<'a>,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// Reads a packed tensor as a matrix.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shape`] if it does not have `rows * columns` weights.
+    pub fn new(packed: Packed<'a>, rows: usize, columns: usize) -> Result<Self, Error> {
+        if rows.checked_mul(columns) == Some(packed.len()) {
+            Ok(Self { packed, rows, columns })
+        } else {
+            Err(Error::Shape { rows, columns, len: packed.len() })
+        }
+    }
+
+    /// Writes `x Wᵀ` into `y`, on all threads of the current pool.
+    ///
+    /// `x` is `[batch, columns]`, `y` is `[batch, rows]`, with a batch of 1 to [`MOST_ROWS`]. Sums are in f32. With `u = 2⁻²⁴`
+    /// and `n = columns / 4 + 32`, each sum is, barring underflow, within `n u / (1 - n u) · Σ |x| |w|` of the exact product with the
+    /// dequantized weights, and is then rounded to `T`. Columns that are no multiple of 8 take a slower path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] for a batch of 0 or more than [`MOST_ROWS`], [`Error::Length`] if `x` or `y` does not fit. NaN and
+    /// infinite activations go through to the rows they belong to.
+    pub fn product<T: Element>(
+        &self,
+        isa: Isa,
+        batch: usize,
+        x: &[T],
+        y: &mut [T],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        if batch == 0 || batch > MOST_ROWS {
+            return Err(Error::Batch { most: MOST_ROWS, found: batch });
+        }
+        expect_len("activations", x.len(), batch * self.columns)?;
+        expect_len("output", y.len(), batch * self.rows)?;
+        if self.rows == 0 || self.columns == 0 {
+            y.fill(T::from_f32(0.0));
+            return Ok(());
+        }
+        let lanes = if self.columns.is_multiple_of(PER_LANE) { lanes(isa) } else { 1 };
+        let tile = if lanes == 1 { 1 } else { tile(isa) };
+        let Scratch { activations, results } = scratch;
+        let activations = arrange(x, batch, self.columns, lanes, tile, activations);
+        results.resize(self.rows * batch, 0.0);
+        results.par_chunks_mut(TASK * batch).enumerate().for_each(|(task, out)| {
+            if lanes == 1 {
+                self.reference(isa, task * TASK, activations, batch, out);
+            } else {
+                self.rows_of_task(isa, task * TASK, activations, batch, tile, out);
+            }
+        });
+        for (m, y) in y.chunks_mut(self.rows).enumerate() {
+            for (y, result) in y.iter_mut().zip(results.chunks(batch)) {
+                *y = T::from_f32(result[m]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows from `first` on, dequantized a piece at a time and multiplied in eight lanes. `out` is `[rows, batch]`.
+    fn reference(&self, isa: Isa, first: usize, x: &[f32], batch: usize, out: &mut [f32]) {
+        let mut weights = [0.0f32; 256];
+        for (row, out) in out.chunks_mut(batch).enumerate() {
+            let mut sums = [[0.0f32; PER_LANE]; MOST_ROWS];
+            for start in (0..self.columns).step_by(weights.len()) {
+                let weights = &mut weights[..(self.columns - start).min(256)];
+                self.packed.unpack(isa, (first + row) * self.columns + start, weights);
+                for (sums, x) in sums.iter_mut().zip(x.chunks(self.columns)) {
+                    let x = &x[start..start + weights.len()];
+                    for (x, weights) in x.chunks(PER_LANE).zip(weights.chunks(PER_LANE)) {
+                        for ((sum, x), weight) in sums.iter_mut().zip(x).zip(weights) {
+                            *sum += x * weight;
+                        }
+                    }
+                }
+            }
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                *out = sums.iter().sum();
+            }
+        }
+    }
+
+    /// Rows from `first` on, by the kernels. `out` is `[rows, batch]`.
+    ///
+    /// A segment of the activations stays in the first-level cache while all rows of the task go over it.
+    fn rows_of_task(&self, isa: Isa, first: usize, x: &[f32], batch: usize, tile: usize, out: &mut [f32]) {
+        let count = out.len() / batch;
+        let step = lanes(isa) * PER_LANE;
+        let padded = self.columns.next_multiple_of(step);
+        let mut scales = [[0.0f32; SEGMENT / PER_LANE]; ROWS];
+        out.fill(0.0);
+        for (m, x) in x.chunks(tile * padded).enumerate() {
+            let width = tile.min(batch - m * tile);
+            let segment = (CACHED / width).next_power_of_two().min(SEGMENT);
+            for start in (0..self.columns).step_by(segment) {
+                let len = segment.min(self.columns - start);
+                let x = &x[start * width..(start + len.next_multiple_of(step)) * width];
+                for row in (0..count).step_by(ROWS) {
+                    // The last row of an odd number is worked on twice over; its second result is dropped.
+                    let rows: [usize; ROWS] = std::array::from_fn(|r| first + (row + r).min(count - 1));
+                    for (scales, row) in scales.iter_mut().zip(rows) {
+                        self.lane_scales(row * self.columns + start, len, step, scales);
+                    }
+                    let bytes = rows.map(|row| {
+                        let begin = (row * self.columns + start) / 2;
+                        &self.packed.bytes()[begin..begin + len / 2]
+                    });
+                    let mut sums = [[0.0f32; MOST_ROWS]; ROWS];
+                    multiply(isa, self.packed.codebook().table(), bytes, &scales, width, x, &mut sums);
+                    for (r, sums) in sums.iter().enumerate().take(count - row) {
+                        let out = &mut out[(row + r) * batch + m * tile..][..width];
+                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A scale for each lane of `len` weights from the flat index `start` on, and zeros up to a whole step.
+    fn lane_scales(&self, start: usize, len: usize, step: usize, out: &mut [f32; SEGMENT / PER_LANE]) {
+        // Block sizes are powers of two; a division for each block would cost as much as the products.
+        let shift = self.packed.block_size().trailing_zeros();
+        let first = start >> shift;
+        let mut scales = [0.0; SEGMENT / 32 + 1];
+        let scales = &mut scales[..((start + len - 1) >> shift) - first + 1];
+        self.packed.scales().decode(first, scales);
+        let (lanes, rest) = out.split_at_mut(len / PER_LANE);
+        rest[..(len.next_multiple_of(step) - len) / PER_LANE].fill(0.0);
+        // Lanes of the first block, which a row may begin in the middle of.
+        let head = ((((first + 1) << shift) - start) / PER_LANE).min(lanes.len());
+        let (head, lanes) = lanes.split_at_mut(head);
+        head.fill(scales[0]);
+        let per_block = self.packed.block_size() / PER_LANE;
+        match per_block {
+            4 => spread::<4>(&scales[1..], lanes),
+            8 => spread::<8>(&scales[1..], lanes),
+            _ => {
+                for (lanes, &scale) in lanes.chunks_mut(per_block).zip(&scales[1..]) {
+                    lanes.fill(scale);
+                }
+            }
+        }
+    }
+}
+
+/// Repeats each scale `N` times; the last as often as there is room.
+fn spread<const N: usize>(scales: &[f32], lanes: &mut [f32]) {
+    let (whole, rest) = lanes.as_chunks_mut::<N>();
+    for (lanes, &scale) in whole.iter_mut().zip(scales) {
+        *lanes = [scale; N];
+    }
+    if let Some(&scale) = scales.get(whole.len()) {
+        rest.fill(scale);
+    }
+}
+
+/// Lanes of a vector; 1 for the reference.
+fn lanes(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Scalar => 1,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => 8,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => 16,
+    }
+}
+
+/// Rows of activations that fit in registers beside the weights.
+fn tile(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Scalar => 1,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => 4,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => 8,
+    }
+}
+
+/// Adds `width` products for each of the rows to `sums`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "the reference does not come here"))]
+fn multiply(
+    isa: Isa,
+    table: &[f32; 16],
+    bytes: [&[u8]; ROWS],
+    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    width: usize,
+    x: &[f32],
+    sums: &mut [[f32; MOST_ROWS]; ROWS],
+) {
+    match isa.level() {
+        // The reference does not come here.
+        Level::Scalar => {}
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => crate::simd::multiply_avx2(isa, table, bytes, scales, width, x, sums),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => crate::simd::multiply_avx512(isa, table, bytes, scales, width, x, sums),
+    }
+}
+
+/// Lays activations out as `[tile][step][row of the tile][plane][lane]`, zeros behind the last column.
+///
+/// They begin where a cache line does, so that no vector crosses one. With one lane they are only widened to f32.
+fn arrange<'a, T: Element>(
+    x: &[T],
+    batch: usize,
+    columns: usize,
+    lanes: usize,
+    tile: usize,
+    memory: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    if lanes == 1 {
+        memory.clear();
+        memory.extend(x.iter().map(|value| value.to_f32()));
+        return memory;
+    }
+    let step = lanes * PER_LANE;
+    let padded = columns.next_multiple_of(step);
+    memory.resize(batch * padded + CACHE_LINE / size_of::<f32>(), 0.0);
+    let begin = memory.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE / size_of::<f32>());
+    let out = &mut memory[begin..][..batch * padded];
+    for (tile_index, out) in out.chunks_mut(tile * padded).enumerate() {
+        let width = out.len() / padded;
+        for (group, out) in out.chunks_mut(width * step).enumerate() {
+            for (m, out) in out.chunks_mut(step).enumerate() {
+                let row = &x[(tile_index * tile + m) * columns..][..columns];
+                for (plane, out) in out.chunks_mut(lanes).enumerate() {
+                    for (lane, out) in out.iter_mut().enumerate() {
+                        let column = group * step + lane * PER_LANE + PLANE[plane];
+                        *out = row.get(column).map_or(0.0, |value| value.to_f32());
+                    }
+                }
+            }
+        }
+    }
+    out
+}

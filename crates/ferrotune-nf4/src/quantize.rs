@@ -1,0 +1,63 @@
+use rayon::prelude::*;
+
+use crate::{
+    BlockSize, Codebook, Element, Error, Isa, codebook::packed_len, error::expect_len, isa::Level, scalar,
+};
+
+/// About how many weights a task takes: enough to hide what scheduling costs, few enough to stay in the cache.
+const TASK: usize = 1 << 15;
+
+/// Quantizes weights into packed codes and one scale for each block, on all threads of the current pool.
+///
+/// `packed` holds [`packed_len`] bytes, `absmax` [`BlockSize::blocks`] entries; nothing is allocated. What the bytes
+/// mean is written in `docs/nf4.md`.
+///
+/// # Errors
+///
+/// [`Error::Length`] for buffers of other lengths; [`Error::NotFinite`] for the first weight that is NaN or infinite, and
+/// then what the buffers hold is unspecified.
+///
+/// ```
+/// use ferrotune_nf4::{BlockSize, Codebook, Isa, quantize};
+///
+/// let weights: Vec<f32> = (0..65).map(|i| i as f32 - 32.0).collect();
+/// let (mut packed, mut absmax) = (vec![0; 33], vec![0.0; 2]);
+/// quantize(Isa::best(), Codebook::Nf4, BlockSize::new(64)?, &weights, &mut packed, &mut absmax)?;
+/// assert_eq!(absmax, [32.0, 32.0]);
+/// assert_eq!(packed[0], 0x00); // -32 and -31, both nearest to -1 times 32
+/// # Ok::<(), ferrotune_nf4::Error>(())
+/// ```
+pub fn quantize<T: Element>(
+    isa: Isa,
+    codebook: Codebook,
+    block_size: BlockSize,
+    weights: &[T],
+    packed: &mut [u8],
+    absmax: &mut [f32],
+) -> Result<(), Error> {
+    expect_len("packed weights", packed.len(), packed_len(weights.len()))?;
+    expect_len("absmax", absmax.len(), block_size.blocks(weights.len()))?;
+    let size = block_size.get();
+    let bounds = codebook.bounds();
+    // A task is a whole number of blocks, and so of bytes.
+    let task = TASK.max(size);
+    let finite = weights
+        .par_chunks(task)
+        .zip(packed.par_chunks_mut(task / 2))
+        .zip(absmax.par_chunks_mut(task / size))
+        .all(|((weights, packed), absmax)| match isa.level() {
+            Level::Scalar => scalar::quantize(bounds, size, weights, packed, absmax),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => crate::simd::quantize_avx2(isa, codebook, size, weights, packed, absmax),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => crate::simd::quantize_avx512(isa, codebook, size, weights, packed, absmax),
+        });
+    if finite {
+        return Ok(());
+    }
+    // The cold path looks again, so that the first bad weight is named whichever task met one first.
+    match weights.iter().position(|weight| !weight.to_f32().is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::NotFinite { what: "weight", index, value: weights[index].to_f32() }),
+    }
+}
