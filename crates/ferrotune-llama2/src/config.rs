@@ -72,28 +72,6 @@ impl Config {
         };
         file.only("hidden_act", &[json!("silu")])?;
         file.only("attention_dropout", &[json!(0.0)])?;
-        let hidden_size = file.size("hidden_size")?;
-        let num_attention_heads = file.size("num_attention_heads")?;
-        let num_key_value_heads = file.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
-        if num_attention_heads % num_key_value_heads != 0 {
-            let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
-            return Err(file.refuse("num_key_value_heads", &json!(num_key_value_heads), &expected));
-        }
-        let head_dim = match file.optional_size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
-            None => {
-                let expected = format!("a multiple of num_attention_heads, {num_attention_heads}");
-                return Err(file.refuse("hidden_size", &json!(hidden_size), &expected));
-            }
-        };
-        if head_dim % 2 != 0 {
-            return Err(file.refuse(
-                "head_dim",
-                &json!(head_dim),
-                "an even number, since positions rotate pairs",
-            ));
-        }
         let is_mistral = family == Family::Mistral;
         let flag = |field| Ok::<_, ferrotune_nn::Error>(file.optional::<bool>(field)?.unwrap_or(false));
         let (attention_bias, mlp_bias) = (flag("attention_bias")?, flag("mlp_bias")?);
@@ -103,6 +81,8 @@ impl Config {
         } else {
             file.only("sliding_window", &[])?;
         }
+        let AttentionConfig { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } =
+            AttentionConfig::read(file, attention_bias)?;
         let sliding_window = match file.optional_size("sliding_window")? {
             None if is_mistral && !file.fields().contains_key("sliding_window") => Some(DEFAULT_WINDOW),
             window => window,

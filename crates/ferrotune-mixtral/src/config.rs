@@ -61,28 +61,8 @@ impl Config {
         file.only("attention_dropout", &[json!(0.0)])?;
         file.only("router_jitter_noise", &[json!(0.0)])?;
         file.only("attention_bias", &[json!(false)])?;
-        let hidden_size = file.size("hidden_size")?;
-        let num_attention_heads = file.size("num_attention_heads")?;
-        let num_key_value_heads = file.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
-        if num_attention_heads % num_key_value_heads != 0 {
-            let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
-            return Err(file.refuse("num_key_value_heads", &json!(num_key_value_heads), &expected));
-        }
-        let head_dim = match file.optional_size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
-            None => {
-                let expected = format!("a multiple of num_attention_heads, {num_attention_heads}");
-                return Err(file.refuse("hidden_size", &json!(hidden_size), &expected));
-            }
-        };
-        if head_dim % 2 != 0 {
-            return Err(file.refuse(
-                "head_dim",
-                &json!(head_dim),
-                "an even number, since positions rotate pairs",
-            ));
-        }
+        let AttentionConfig { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } =
+            AttentionConfig::read(file, false)?;
         let num_local_experts = file.size("num_local_experts")?;
         let num_experts_per_tok = file.size("num_experts_per_tok")?;
         if num_experts_per_tok > num_local_experts {

@@ -274,4 +274,25 @@ mod tests {
         let split = instructions.deal(&[&encoding]).unwrap();
         assert_eq!((split.test, split.unused), (vec![0, 2, 3], vec![1]));
     }
+
+    #[test]
+    fn a_file_given_twice_is_refused_under_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
+        let records = r#"[{"instruction": "Say it.", "output": "It."}]"#;
+        std::fs::write(&first, records).unwrap();
+        std::fs::write(&second, records).unwrap();
+        for config in [
+            DataConfig { files: vec![first.clone(), first.clone()], ..DataConfig::default() },
+            DataConfig { train: vec![first.clone()], test: vec![second.clone()], ..DataConfig::default() },
+        ] {
+            let message = Instructions::read(config).unwrap_err().to_string();
+            assert!(
+                message.contains("hold the same bytes") && message.contains("each file once"),
+                "{message}"
+            );
+        }
+        let once = DataConfig { train: vec![first], ..DataConfig::default() };
+        assert_eq!(Instructions::read(once).unwrap().records.len(), 1);
+    }
 }

@@ -109,3 +109,15 @@ fn every_dependency_is_argued_for() {
         .collect();
     assert_eq!(rows, used, "docs/dependencies.md and the manifests disagree");
 }
+
+#[test]
+fn the_sample_outside_of_the_workspace_has_its_profile() {
+    let profile = |path: &str| {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        let start = text.find("[profile.dev]").unwrap();
+        let end = text.find("[profile.release").unwrap_or(text.len());
+        text[start..end].trim().to_owned()
+    };
+    // Another profile would compile libtorch's binding again, which is most of a build.
+    assert_eq!(profile("crates/xtask/downstream/Cargo.toml"), profile("Cargo.toml"));
+}

@@ -1,10 +1,14 @@
 //! Grouped-query causal self-attention with rotary positions.
 
 use ferrotune_torch::SharedTensor;
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::{Rope, Rotations};
-use crate::{Dims, Joint, KvCache, Pass, Projection, ProjectionBuilder, Result, Role, Site, Weights};
+use crate::{
+    Dims, Joint, KvCache, Pass, Projection, ProjectionBuilder, Result, Role, Site, Weights,
+    config::ConfigFile,
+};
 
 /// The dimensions of an attention block, named as in checkpoints' configurations.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +23,35 @@ pub struct AttentionConfig {
     pub head_dim: i64,
     /// Whether the four projections have biases.
     pub attention_bias: bool,
+}
+
+impl AttentionConfig {
+    /// Reads the dimensions from a `config.json`; `attention_bias` is the family's to decide.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for sizes that are missing or do not divide one another.
+    pub fn read(file: &ConfigFile, attention_bias: bool) -> Result<Self> {
+        let hidden_size = file.size("hidden_size")?;
+        let num_attention_heads = file.size("num_attention_heads")?;
+        let num_key_value_heads = file.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        if num_attention_heads % num_key_value_heads != 0 {
+            let expected = format!("a divisor of num_attention_heads, {num_attention_heads}");
+            return Err(file.refuse("num_key_value_heads", &json!(num_key_value_heads), &expected));
+        }
+        let head_dim = match file.optional_size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            None => {
+                let expected = format!("a multiple of num_attention_heads, {num_attention_heads}");
+                return Err(file.refuse("hidden_size", &json!(hidden_size), &expected));
+            }
+        };
+        if head_dim % 2 != 0 {
+            let expected = "an even number, since positions rotate pairs";
+            return Err(file.refuse("head_dim", &json!(head_dim), expected));
+        }
+        Ok(Self { hidden_size, num_attention_heads, num_key_value_heads, head_dim, attention_bias })
+    }
 }
 
 /// Causal self-attention: q, k, v, o.
