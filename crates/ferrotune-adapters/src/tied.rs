@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range};
 
-use ferrotune_nn::{Error as ModelError, Result as ModelResult, Role, WeightSource, WeightSpec};
+use ferrotune_nn::{Encoded, Error as ModelError, Result as ModelResult, Role, WeightSource, WeightSpec};
 use tch::Tensor;
 
 use crate::{
@@ -66,6 +66,10 @@ impl WeightSource for Untied<'_> {
 
     fn read_rows(&self, name: &str, rows: Range<i64>) -> ModelResult<Tensor> {
         self.source.read_rows(self.stored(name), rows)
+    }
+
+    fn encoded(&self, name: &str) -> ModelResult<Option<Encoded>> {
+        self.source.encoded(self.stored(name))
     }
 
     fn names(&self) -> Vec<String> {

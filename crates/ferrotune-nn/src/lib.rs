@@ -32,4 +32,4 @@ pub use seam::{
     Dense, Dims, Frozen, Grouped, GroupedMatrix, GroupedSite, Joint, Matrix, Mode, Parameter, Part, Pass,
     Projection, ProjectionBuilder, Role, RowGroups, Site, Storage, Trainable,
 };
-pub use weights::{WeightSource, WeightSpec, Weights};
+pub use weights::{Encoded, WeightSource, WeightSpec, Weights};

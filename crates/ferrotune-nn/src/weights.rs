@@ -6,12 +6,28 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, Role, checkpoint::dtype_of};
 
-/// Named tensors; implementors provide all methods but [`read_rows`](Self::read_rows).
+/// A weight as a quantized checkpoint holds it: codes, and what it takes to decode them.
+///
+/// This crate knows no encoding; a [`Storage`](crate::Storage) that keeps the same one takes the bytes as they are.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The shape of the decoded weight.
+    pub shape: Vec<i64>,
+    /// What the weight's own name holds, as it is stored.
+    pub codes: Tensor,
+    /// What is stored beside it, by what follows the weight's name and a dot: `absmax`, `quant_map`.
+    pub beside: BTreeMap<String, Tensor>,
+}
+
+/// Named tensors; implementors provide all methods but [`read_rows`](Self::read_rows) and [`encoded`](Self::encoded).
+///
+/// A source that decodes shows decoded weights in [`shape`](Self::shape) and [`read`](Self::read), and leaves out of
+/// [`names`](Self::names) what is stored beside them.
 pub trait WeightSource: Send + Sync {
     /// The shape of a tensor, or nothing if there is none of that name.
     fn shape(&self, name: &str) -> Option<Vec<i64>>;
 
-    /// A tensor on the CPU in the type in which it is stored.
+    /// A tensor on the CPU in the type in which it is stored, or into which it is decoded.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], and what reading gives.
@@ -20,6 +36,14 @@ pub trait WeightSource: Send + Sync {
     /// A range of a tensor's first dimension. Sources that can read part of a tensor do.
     fn read_rows(&self, name: &str, rows: Range<i64>) -> Result<Tensor> {
         Ok(self.read(name)?.f_narrow(0, rows.start, rows.end - rows.start)?)
+    }
+
+    /// The weight in the encoding in which it is stored, on the CPU; nothing for one that is stored as it is.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for a part that the encoding needs, and what reading gives.
+    fn encoded(&self, _name: &str) -> Result<Option<Encoded>> {
+        Ok(None)
     }
 
     /// Every name, sorted.
@@ -147,6 +171,15 @@ impl WeightSource for Layouts<'_> {
         }
     }
 
+    /// Nothing for a slice of a stacked tensor: its codes are not those of a tensor of its own.
+    fn encoded(&self, name: &str) -> Result<Option<Encoded>> {
+        match self.alias(name) {
+            None => self.source.encoded(name),
+            Some(Alias { name, slice: None }) => self.source.encoded(name),
+            Some(_) => Ok(None),
+        }
+    }
+
     fn names(&self) -> Vec<String> {
         self.source.names()
     }
@@ -214,19 +247,45 @@ impl<'s> Weights<'s> {
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::WrongShape`], and what reading gives.
     pub fn tensor(&self, leaf: &str, shape: &[i64]) -> Result<Tensor> {
-        let name = format!("{}.{leaf}", self.path);
-        let Some(found) = self.source.shape(&name) else {
-            return Err(Error::MissingTensor { name, place: self.source.place() });
-        };
-        if found != shape {
-            return Err(Error::WrongShape {
-                name,
-                place: self.source.place(),
-                found,
-                expected: shape.to_vec(),
-            });
-        }
+        let name = self.checked(leaf, shape)?;
         Ok(self.source.read(&name)?.f_to_device(self.device)?.f_to_kind(self.kind)?)
+    }
+
+    /// The tensor `{path}.{leaf}` on the CPU in the type in which it is stored, for what makes something else of it.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn stored(&self, leaf: &str, shape: &[i64]) -> Result<Tensor> {
+        let name = self.checked(leaf, shape)?;
+        self.source.read(&name)
+    }
+
+    /// `{path}.{leaf}` in the encoding in which it is stored; nothing if it is stored as it is.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::WrongShape`] for a decoded weight of another shape, and what reading gives.
+    pub fn encoded(&self, leaf: &str, shape: &[i64]) -> Result<Option<Encoded>> {
+        let name = self.checked(leaf, shape)?;
+        self.source.encoded(&name)
+    }
+
+    /// What messages call the source: `` `/models/llama` ``.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.source.place()
+    }
+
+    /// The full name of `{path}.{leaf}`, if it exists and has this shape.
+    fn checked(&self, leaf: &str, shape: &[i64]) -> Result<String> {
+        let name = format!("{}.{leaf}", self.path);
+        let place = || self.source.place();
+        match self.source.shape(&name) {
+            None => Err(Error::MissingTensor { name, place: place() }),
+            Some(found) if found != shape => {
+                Err(Error::WrongShape { name, place: place(), found, expected: shape.to_vec() })
+            }
+            Some(_) => Ok(name),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 use ferrotune_nn::{
-    Error, Role, WeightSource as _, WeightSpec,
+    Encoded, Error, Result, Role, WeightSource, WeightSpec, Weights,
     checkpoint::{Checkpoint, write_file},
     weights::{Alias, Layouts},
 };
@@ -135,4 +135,47 @@ fn whole_numbers_are_no_weights() {
         message.contains("`w`") && message.contains("is stored as I64, expected F32, F16 or BF16"),
         "{message}"
     );
+}
+
+/// A source that stores every weight as codes: `[1, 2]` for two whole numbers.
+struct Codes;
+
+impl WeightSource for Codes {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        (name == "other.weight").then(|| vec![1, 2])
+    }
+
+    fn read(&self, _: &str) -> Result<Tensor> {
+        Ok(ramp(0, 2).view([1, 2]))
+    }
+
+    fn encoded(&self, name: &str) -> Result<Option<Encoded>> {
+        assert_eq!(name, "other.weight", "asked for by the name that the source has");
+        let codes = Tensor::from_slice(&[0u8, 1]);
+        Ok(Some(Encoded { shape: vec![1, 2], codes, beside: [("scale".to_owned(), ramp(1, 2))].into() }))
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec!["other.weight".to_owned()]
+    }
+
+    fn place(&self) -> String {
+        "codes".to_owned()
+    }
+}
+
+#[test]
+fn an_encoding_comes_through_another_name_and_not_through_a_slice() {
+    let whole = Alias { name: "other.weight".to_owned(), slice: None };
+    let encoded = |alias: Alias| {
+        let specs = [spec("module.weight", Some(alias))];
+        let layouts = Layouts::new(&Codes, &specs, &[]).unwrap();
+        let weights = Weights::new(&layouts, tch::Device::Cpu, tch::Kind::Float).at("module");
+        assert!(weights.encoded("weight", &[2, 2]).is_err(), "the decoded shape is checked");
+        weights.encoded("weight", &[1, 2]).unwrap()
+    };
+    let found = encoded(whole.clone()).unwrap();
+    assert_eq!(found.codes, Tensor::from_slice(&[0u8, 1]));
+    assert_eq!(found.beside["scale"], ramp(1, 2));
+    assert!(encoded(Alias { slice: Some((0, 0..1)), ..whole }).is_none());
 }
