@@ -3,6 +3,8 @@
 //! Headers are parsed once; tensors are then read by position, one at a time. Mapping the files instead would count
 //! every touched page as resident memory of the process and would turn a truncated file into a signal.
 
+mod writer;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -18,11 +20,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, WeightSource};
 
+pub use writer::CheckpointWriter;
+
 /// Larger headers are refused, as the safetensors reference does, before anything is allocated for them.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// Shards are closed at this size, the ecosystem's usual one.
-const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Says which tensor lies in which shard.
 const INDEX: &str = "model.safetensors.index.json";
@@ -39,8 +40,18 @@ struct Entry {
     file: Arc<File>,
     path: Arc<PathBuf>,
     start: u64,
+    bytes: u64,
     dtype: Dtype,
     shape: Vec<i64>,
+}
+
+impl Entry {
+    /// Fills `bytes` from an offset within the tensor.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.file
+            .read_exact_at(bytes, self.start + offset)
+            .map_err(|source| Error::Io { path: self.path.to_path_buf(), source })
+    }
 }
 
 impl Checkpoint {
@@ -77,6 +88,27 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.dtype)
     }
 
+    /// How many bytes a tensor takes in its file.
+    #[must_use]
+    pub fn stored_bytes(&self, name: &str) -> Option<u64> {
+        self.tensors.get(name).map(|entry| entry.bytes)
+    }
+
+    /// A range of a tensor's bytes as they stand in its file, whatever its type.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Argument`] for a range that reaches past the end, [`Error::Io`].
+    pub fn read_bytes(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let entry = self.entry(name)?;
+        if range.start > range.end || range.end > entry.bytes {
+            let found = format!("{range:?} of `{name}` with {} bytes", entry.bytes);
+            return Err(Error::Argument { argument: "range", found, expected: "bytes that the tensor has" });
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        entry.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
     fn entry(&self, name: &str) -> Result<&Entry> {
         self.tensors
             .get(name)
@@ -91,7 +123,7 @@ impl Checkpoint {
             found: format!("{:?}", entry.dtype),
         })?;
         let mut shape = entry.shape.clone();
-        let mut start = entry.start;
+        let mut start = 0;
         if let Some(rows) = rows {
             if shape.is_empty() || rows.start < 0 || rows.start > rows.end || rows.end > shape[0] {
                 let found = format!("{rows:?} of `{name}` with shape {shape:?}");
@@ -106,10 +138,7 @@ impl Checkpoint {
             shape[0] = rows.end - rows.start;
         }
         let mut bytes = vec![0; shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes()];
-        entry
-            .file
-            .read_exact_at(&mut bytes, start)
-            .map_err(|source| Error::Io { path: entry.path.to_path_buf(), source })?;
+        entry.read_exact_at(&mut bytes, start)?;
         Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
     }
 }
@@ -236,6 +265,7 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
         file: Arc::clone(&file),
         path: Arc::clone(&path),
         start: data_start + info.data_offsets.0 as u64,
+        bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
         dtype: info.dtype,
         shape: info.shape.iter().map(|&size| size as i64).collect(),
     };
@@ -347,104 +377,4 @@ impl safetensors::View for View {
     fn data_len(&self) -> usize {
         self.bytes.len()
     }
-}
-
-/// Writes a model's weights into a folder: one `model.safetensors`, or shards with an index beyond 5 GB.
-///
-/// Tensors are fetched one at a time, and a shard is written as soon as it is full.
-#[derive(Debug)]
-pub struct CheckpointWriter {
-    folder: PathBuf,
-    pending: Vec<(String, Tensor)>,
-    pending_bytes: u64,
-    shards: Vec<Vec<String>>,
-    total_bytes: u64,
-    shard_bytes: u64,
-}
-
-impl CheckpointWriter {
-    /// A writer into an existing folder.
-    #[must_use]
-    pub fn new(folder: &Path) -> Self {
-        Self::with_shard_bytes(folder, SHARD_BYTES)
-    }
-
-    /// A writer that closes shards at another size.
-    #[must_use]
-    pub fn with_shard_bytes(folder: &Path, shard_bytes: u64) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            shards: Vec::new(),
-            total_bytes: 0,
-            shard_bytes,
-        }
-    }
-
-    /// Adds a tensor.
-    ///
-    /// # Errors
-    /// What writing a full shard gives.
-    pub fn push(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
-        let bytes = tensor.numel() as u64 * tensor.kind().elt_size_in_bytes() as u64;
-        if !self.pending.is_empty() && self.pending_bytes + bytes > self.shard_bytes {
-            self.flush()?;
-        }
-        // A copy of its own storage: a view would keep a larger tensor alive until the shard is written.
-        self.pending.push((name.to_owned(), tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?));
-        self.pending_bytes += bytes;
-        self.total_bytes += bytes;
-        Ok(())
-    }
-
-    /// Writes what is left, and the index if there are several shards.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn finish(mut self) -> Result<()> {
-        if !self.pending.is_empty() || self.shards.is_empty() {
-            self.flush()?;
-        }
-        let count = self.shards.len();
-        let rename = |from: PathBuf, to: PathBuf| {
-            std::fs::rename(&from, &to).map_err(|source| Error::Io { path: to, source })
-        };
-        let (single, index_file) = (self.folder.join("model.safetensors"), self.folder.join(INDEX));
-        // Weights of the other form, left by a former model, would be read instead of these.
-        let stale = |path: &Path| match std::fs::remove_file(path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Io { path: path.to_owned(), source })
-            }
-            _ => Ok(()),
-        };
-        if count == 1 {
-            rename(self.folder.join(part_name(1)), single)?;
-            return stale(&index_file);
-        }
-        let mut weight_map = serde_json::Map::new();
-        for (number, names) in (1..).zip(&self.shards) {
-            let file = format!("model-{number:05}-of-{count:05}.safetensors");
-            rename(self.folder.join(part_name(number)), self.folder.join(&file))?;
-            weight_map.extend(names.iter().map(|name| (name.clone(), file.clone().into())));
-        }
-        let index =
-            serde_json::json!({ "metadata": { "total_size": self.total_bytes }, "weight_map": weight_map });
-        write_whole(&index_file, format!("{index:#}\n").as_bytes())?;
-        stale(&single)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let number = self.shards.len() + 1;
-        let tensors = self.pending.iter().map(|(name, tensor)| (name.clone(), tensor));
-        write_file(&self.folder.join(part_name(number)), tensors, &[("format", "pt")])?;
-        self.shards.push(self.pending.drain(..).map(|(name, _)| name).collect());
-        self.pending_bytes = 0;
-        Ok(())
-    }
-}
-
-/// The name of a shard while the number of shards is not known.
-fn part_name(number: usize) -> String {
-    format!("model-{number:05}.part.safetensors")
 }

@@ -6,11 +6,11 @@ use std::{fs, path::Path};
 
 use ferrotune_nn::{
     Encoded, Error, Result, Role, WeightSource, WeightSpec, Weights,
-    checkpoint::{Checkpoint, write_file},
+    checkpoint::{Checkpoint, CheckpointWriter, write_file},
     weights::{Alias, Layouts},
 };
 use serde_json::json;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -178,4 +178,65 @@ fn an_encoding_comes_through_another_name_and_not_through_a_slice() {
     assert_eq!(found.codes, Tensor::from_slice(&[0u8, 1]));
     assert_eq!(found.beside["scale"], ramp(1, 2));
     assert!(encoded(Alias { slice: Some((0, 0..1)), ..whole }).is_none());
+}
+
+/// Where a tensor's bytes begin in a safetensors file, from its header.
+fn place_of(file: &Path, name: &str) -> u64 {
+    let bytes = fs::read(file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length as usize]).unwrap();
+    8 + length + header[name]["data_offsets"][0].as_u64().unwrap()
+}
+
+#[test]
+fn tensors_of_all_widths_come_back_from_aligned_places_and_what_belongs_together_stays_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let codes = |length: i64| ramp(0, length).to_kind(Kind::Uint8);
+    let tensors = [
+        ("a.codes", codes(3)),
+        ("a.scales", ramp(0, 5)),
+        ("b.codes", codes(7)),
+        ("b.halves", ramp(0, 3).to_kind(Kind::BFloat16)),
+        ("c.whole", Tensor::arange(2, (Kind::Int64, tch::Device::Cpu))),
+        ("c.scalar", Tensor::from(1.5f32)),
+        ("d.view", ramp(0, 6).view([2, 3]).tr()),
+        ("e.none", ramp(0, 0)),
+    ];
+    let mut writer = CheckpointWriter::new(folder);
+    for (name, tensor) in &tensors {
+        writer.push(name, tensor).unwrap();
+    }
+    assert_eq!(writer.total_bytes(), 3 + 20 + 7 + 6 + 16 + 4 + 24);
+    writer.finish().unwrap();
+    let read = Checkpoint::open(folder).unwrap();
+    for (name, tensor) in &tensors {
+        let found = read.read(name).unwrap();
+        assert!(found.kind() == tensor.kind() && found == *tensor, "{name}");
+        let width = tensor.kind().elt_size_in_bytes() as u64;
+        assert_eq!(place_of(&folder.join(SINGLE), name) % width, 0, "{name}");
+    }
+    assert_eq!(read.read_bytes("b.codes", 2..5).unwrap(), [2, 3, 4]);
+    assert_eq!(read.stored_bytes("b.halves"), Some(6));
+    assert!(read.read_bytes("b.codes", 2..8).unwrap_err().to_string().contains("`b.codes`"));
+    // Three groups of 23 bytes in shards of 30: the index names three files, and no group is torn.
+    let mut writer = CheckpointWriter::with_shard_bytes(folder, 30);
+    for group in ["x", "y", "z"] {
+        let (first, second) = (format!("{group}.codes"), format!("{group}.scales"));
+        writer.push_all(&[(&first, &tensors[0].1), (&second, &tensors[1].1)]).unwrap();
+    }
+    writer.finish().unwrap();
+    let mut files: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let shard = |number: i32| format!("model-0000{number}-of-00003.safetensors");
+    assert_eq!(files, [shard(1), shard(2), shard(3), INDEX.to_owned()], "and nothing that waited is left");
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(folder.join(INDEX)).unwrap()).unwrap();
+    for group in ["x", "y", "z"] {
+        let places = &index["weight_map"];
+        assert_eq!(places[format!("{group}.codes")], places[format!("{group}.scales")]);
+    }
+    assert!(Checkpoint::open(folder).unwrap().read("z.scales").unwrap() == tensors[1].1);
 }
