@@ -16,6 +16,55 @@ pub enum Error {
     /// The layer over libtorch refused an operation.
     #[error(transparent)]
     Torch(#[from] ferrotune_torch::Error),
+    /// A weight or its bytes are not what the 4-bit format takes.
+    #[error(transparent)]
+    Format(#[from] ferrotune_nf4::Error),
+    /// A tensor cannot be quantized, or its bytes in a checkpoint are not what they should be.
+    #[error("tensor `{name}` of {place} cannot be kept in 4 bits")]
+    Quantized {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// One of the tensors that make up a quantized weight is not what the format has there.
+    #[error("its part `{part}` is {found}, expected {expected}")]
+    QuantizedPart {
+        /// What follows the weight's name, and the field if the part has some.
+        part: String,
+        /// What is there.
+        found: String,
+        /// What the format has there.
+        expected: String,
+    },
+    /// A checkpoint holds a matrix in four bits that cannot bear it.
+    #[error(
+        "tensor `{name}` of {place} is quantized, and a {role} must not be: use a checkpoint that leaves it in 16 bits"
+    )]
+    QuantizedRole {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// What it is for.
+        role: &'static str,
+    },
+    /// Blocks of an expert's matrix would reach from one row into the next.
+    #[error(
+        "tensor `{name}` of {place} has rows of {columns} weights, which blocks of {block_size} do not divide; quantize          with a block size that does"
+    )]
+    BlockAcrossRows {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// Weights in a row.
+        columns: i64,
+        /// Weights in a block.
+        block_size: usize,
+    },
     /// A field of an adapter's configuration makes no sense.
     #[error("field `{field}` of {place} is {found}, expected {expected}")]
     Config {

@@ -3,6 +3,7 @@
 //! - [`LoraConfig`] says what to adapt, in the words of PEFT's `adapter_config.json`.
 //! - [`Lora`] is a builder that a model is handed: it puts a product of low rank on the linear maps and experts that the
 //!   configuration means, over weights in any [`Storage`](ferrotune_nn::Storage), and gives a [`LoraAdapter`].
+//! - [`Nf4`] is a storage that keeps matrices in four bits: LoRA over it is QLoRA.
 //! - [`AdapterWeights`] is an adapter outside a model: a PEFT folder read or to be written.
 //! - [`merge`] and [`unmerge`] add an adapter to a checkpoint and take it out again, one tensor at a time.
 //! - [`Untied`] gives a tied model a head of its own, for adapters that train the head or the embedding.
@@ -18,6 +19,7 @@ mod factors;
 mod files;
 mod lora;
 mod merge;
+mod nf4;
 mod peft_config;
 mod target;
 mod tied;
@@ -28,4 +30,7 @@ pub use error::{Error, Result};
 pub use files::AdapterWeights;
 pub use lora::Lora;
 pub use merge::{Merged, merge, unmerge};
+pub use nf4::{
+    BlockScales, BlockSize, Census, Codebook, Nf4, QuantState, Quantization, QuantizedTensor, Tally,
+};
 pub use tied::Untied;

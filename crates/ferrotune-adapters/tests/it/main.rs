@@ -9,6 +9,7 @@ mod experts;
 mod files;
 mod matching;
 mod merging;
+mod nf4;
 mod parity;
 mod projections;
 mod support;

@@ -220,6 +220,16 @@ pub trait Storage {
     fn grouped_matrix(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>>;
 }
 
+impl Storage for Box<dyn Storage> {
+    fn matrix(&mut self, site: &Site, at: &Weights<'_>) -> Result<Arc<dyn Matrix>> {
+        (**self).matrix(site, at)
+    }
+
+    fn grouped_matrix(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>> {
+        (**self).grouped_matrix(site, at)
+    }
+}
+
 /// What a model applies: a matrix with whatever was put on it.
 pub trait Projection: Send + Sync + Debug {
     /// `[.., in]` to `[.., out]`, in the type of `x`.
