@@ -233,6 +233,18 @@ pub enum LineProblem {
     /// The record has both `reference` and `references`.
     #[error("fields `reference` and `references` are both present, expected one of them")]
     BothReferenceFields,
+    /// A line of a table of paraphrases is not two phrases.
+    #[error("{columns} phrases between tabs, expected a phrase, a tab and its paraphrase")]
+    NotAParaphrase {
+        /// How many there are.
+        columns: usize,
+    },
+    /// A line of a table of paraphrases has the same phrase twice.
+    #[error("`{phrase}` is given as its own paraphrase")]
+    ParaphraseOfItself {
+        /// The phrase, in lower case.
+        phrase: String,
+    },
     /// Two lines of one sample disagree about its texts.
     #[error("sample `{id}` has another {field} than on line {first_line}")]
     Disagreement {

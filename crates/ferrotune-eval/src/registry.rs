@@ -8,7 +8,7 @@ use crate::{
     bleu::{Bleu, BleuConfig},
     chrf::{Chrf, ChrfConfig},
     exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
-    meteor::{Meteor, MeteorConfig, SynonymLookup, WordNet},
+    meteor::{CorrectedMeteor, Lexicon, Meteor, MeteorConfig, ModuleWeights},
     rouge::{Rouge, RougeKind, Stemming},
     similarity::SemanticSimilarity,
 };
@@ -37,10 +37,10 @@ impl Registry {
 
     /// All metrics over texts that this crate has, with the references' default settings: `bleu`, `chrf`; `rouge` for
     /// the four usual kinds, `rouge1` to `rouge9`, `rougeL`, `rougeLsum`, `rougeS4`, `rougeSU4`, all without a stemmer;
-    /// `meteor` without a dictionary, and named so; `exact_match`, `squad_em`, `token_f1`.
+    /// `meteor` and `meteor_corrected` without a lexicon, and named so; `exact_match`, `squad_em`, `token_f1`.
     ///
-    /// `meteor_corrected`, `semantic_similarity` and `bert_score` are known, and reported as not measured until a
-    /// dictionary or an encoder is given; `perplexity` likewise, since it is measured by
+    /// `semantic_similarity` and `bert_score` are known, and reported as not measured until an encoder is given;
+    /// `perplexity` likewise, since it is measured by
     /// [`Perplexity::measure`](crate::perplexity::Perplexity::measure) from a model's log-likelihoods.
     ///
     /// # Errors
@@ -60,17 +60,15 @@ impl Registry {
         registry.insert("squad_em", SquadExactMatch::default())?;
         registry.insert("token_f1", TokenF1::default())?;
         registry.insert("chrf", Chrf::new(ChrfConfig::default())?)?;
-        registry.insert("meteor", Meteor::new(MeteorConfig::default(), None)?)?;
         for (metric, reason) in [
             ("semantic_similarity", "no sentence encoder was given"),
             ("bert_score", "no token encoder was given"),
             ("perplexity", "it needs a model's log-likelihoods, which pairs of texts do not have"),
-            ("meteor_corrected", "no wordnet folder was given"),
         ] {
             let unavailable = Unavailable { metric: metric.to_owned(), reason: reason.to_owned() };
             registry.insert(metric, unavailable)?;
         }
-        Ok(registry)
+        registry.with_lexicon(&Lexicon::default())
     }
 
     /// The same registry with `semantic_similarity` over this encoder.
@@ -87,14 +85,16 @@ impl Registry {
         self
     }
 
-    /// The same registry with synonyms for `meteor` (nltk's rules) and `meteor_corrected`.
+    /// The same registry with what the lexicon has for `meteor` (nltk's rules, which know synonyms only) and
+    /// `meteor_corrected`.
     ///
     /// # Errors
-    /// None with the settings used here; the constructor's errors are passed on.
-    pub fn with_wordnet(mut self, wordnet: &Arc<WordNet>) -> Result<Self> {
-        let corrected = MeteorConfig { lookup: SynonymLookup::Words, ..MeteorConfig::default() };
-        self.replace("meteor", Meteor::new(MeteorConfig::default(), Some(Arc::clone(wordnet)))?);
-        self.replace("meteor_corrected", Meteor::new(corrected, Some(Arc::clone(wordnet)))?);
+    /// None with the settings used here; the constructors' errors are passed on.
+    pub fn with_lexicon(mut self, lexicon: &Lexicon) -> Result<Self> {
+        let config = MeteorConfig::default();
+        self.replace("meteor", Meteor::new(config, lexicon.wordnet.clone())?);
+        let corrected = CorrectedMeteor::new(config, ModuleWeights::default(), lexicon.clone())?;
+        self.replace("meteor_corrected", corrected);
         Ok(self)
     }
 

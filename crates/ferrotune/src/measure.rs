@@ -7,6 +7,7 @@ use ferrotune_core::{GenerationLimits, Sample, Tokenize};
 use ferrotune_data::{Record as DataRecord, encode_prompt};
 use ferrotune_eval::{
     OnFailure, Pair, Record, Registry, Run, SampleLine, evaluate,
+    meteor::{Lexicon, Paraphrases, WordNet},
     perplexity::{Perplexity, TextLikelihood, TextSize},
     sample_lines,
     statistics::Bootstrap,
@@ -34,6 +35,8 @@ pub struct MeasureConfig {
     pub embedder: Option<std::path::PathBuf>,
     /// Folder of WordNet for METEOR's synonyms.
     pub wordnet: Option<std::path::PathBuf>,
+    /// Table of paraphrases for `meteor_corrected`, one pair of phrases with a tab between them a line.
+    pub paraphrases: Option<std::path::PathBuf>,
 }
 
 impl Default for MeasureConfig {
@@ -45,6 +48,7 @@ impl Default for MeasureConfig {
             batch_tokens: 4096,
             embedder: None,
             wordnet: None,
+            paraphrases: None,
         }
     }
 }
@@ -80,9 +84,9 @@ impl Measure {
         if let Some(folder) = &config.embedder {
             registry = registry.with_encoder(Arc::new(SentenceEncoder::open(folder, device)?));
         }
-        if let Some(folder) = &config.wordnet {
-            registry = registry.with_wordnet(&Arc::new(ferrotune_eval::meteor::WordNet::open(folder)?))?;
-        }
+        let wordnet = config.wordnet.as_deref().map(WordNet::open).transpose()?.map(Arc::new);
+        let paraphrases = config.paraphrases.as_deref().map(Paraphrases::open).transpose()?.map(Arc::new);
+        registry = registry.with_lexicon(&Lexicon { wordnet, paraphrases })?;
         let names: Vec<&str> =
             config.metrics.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
         let text_metrics =

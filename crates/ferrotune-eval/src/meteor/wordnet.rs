@@ -90,6 +90,21 @@ impl WordNet {
         names
     }
 
+    /// The synsets that a form belongs to, in any part of speech: which one, and where its entry stands.
+    pub(super) fn synsets(&self, form: &str) -> Vec<(usize, u32)> {
+        let mut found = Vec::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            for base in part.base_forms(form) {
+                found.extend(
+                    part.index.get(base.as_str()).into_iter().flatten().map(|&offset| (number, offset)),
+                );
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// The base forms that the dictionary has of a form, itself first: `part` is `noun`, `verb`, `adj` or `adv`; for
     /// another one there are none.
     ///

@@ -71,6 +71,7 @@ const KNOWN: &[Known] = &[
     known(&["rougel"], "ROUGE-L", Higher, Some(NOT_ASKED)),
     known(&["rougelsum"], "ROUGE-Lsum", Higher, None),
     known(&["meteor"], "METEOR", Higher, Some(NOT_ASKED)),
+    known(&["meteor_corrected"], "METEOR, corrected", Higher, None),
     known(&["squad_em"], "Exact Match, SQuAD's", Higher, None),
     known(&["token_f1"], "Token F1, SQuAD's", Higher, None),
     known(&["loss"], "Loss per token", Lower, None),

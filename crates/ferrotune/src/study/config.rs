@@ -174,10 +174,10 @@ impl Study {
 
     fn resolve(&mut self, base: &Path) {
         let DataConfig { files, train, validation, test, cache, .. } = &mut self.data;
-        let MeasureConfig { embedder, wordnet, .. } = &mut self.evaluation;
+        let MeasureConfig { embedder, wordnet, paraphrases, .. } = &mut self.evaluation;
         let listed = [files, train, validation, test].into_iter().flatten();
         let models = self.models.iter_mut().map(|model| &mut model.path);
-        for path in listed.chain(models).chain(cache).chain(embedder).chain(wordnet) {
+        for path in listed.chain(models).chain(cache).chain(embedder).chain(wordnet).chain(paraphrases) {
             *path = base.join(&*path);
         }
     }
