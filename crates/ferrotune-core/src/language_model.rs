@@ -18,6 +18,8 @@ pub struct Likelihood {
     pub tokens: usize,
     /// Whether every scored token is the model's most probable one at its place.
     pub is_greedy: bool,
+    /// How many tokens were dropped from the beginning of the context to fit the model's positions.
+    pub dropped: usize,
 }
 
 /// When generation ends and how a token is chosen.
@@ -25,7 +27,7 @@ pub struct Likelihood {
 pub struct GenerationLimits {
     /// The most tokens to generate.
     pub max_new_tokens: usize,
-    /// Texts that end the generation; the returned text is cut before the first of them.
+    /// Texts that end the generation. The returned text is cut at the first occurrence of each in turn.
     pub stop: Vec<String>,
     /// 0 is greedy; above 0 divides the logits before sampling.
     pub temperature: f64,
@@ -53,11 +55,14 @@ pub struct Generation {
     pub tokens: usize,
     /// Why it ended.
     pub stop: StopReason,
+    /// How many tokens were dropped from the beginning of the prompt to leave room for the answer.
+    pub dropped: usize,
 }
 
 /// What evaluation asks of a language model; implementors provide both methods.
 ///
-/// Results must not depend on how requests are batched beyond floating-point rounding, and come in request order.
+/// Results must not depend on how requests are batched beyond floating-point rounding, and come in request order. What
+/// is too long for the model loses its beginning and says so in `dropped`, which callers count.
 pub trait LanguageModel {
     /// The log-likelihood of each continuation after its context.
     fn log_likelihoods(&mut self, requests: &[Continuation]) -> Result<Vec<Likelihood>, BoxError>;

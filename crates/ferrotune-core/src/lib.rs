@@ -7,9 +7,11 @@
 //! - [`Tokenize`]: text to ids with character offsets, and back.
 //! - [`Sample`]: one tokenized training record, with the positions whose prediction counts.
 //! - [`LanguageModel`]: what evaluation asks of a model: log-likelihoods and generated text.
+//! - [`PromptTemplate`]: a conversation to the prompt of a chat model.
 //! - [`Embedder`]: sentences to vectors.
 //! - [`digest`]: the content hash under which caches and reports name their inputs.
 
+mod chat;
 mod embed;
 mod language_model;
 mod sample;
@@ -17,6 +19,7 @@ mod tokenize;
 
 pub mod digest;
 
+pub use chat::{Message, PromptTemplate, Role};
 pub use embed::Embedder;
 pub use language_model::{Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason};
 pub use sample::Sample;

@@ -123,6 +123,48 @@ pub enum Error {
         /// What it said.
         source: BoxError,
     },
+    /// The language model answered more or fewer requests than it was given.
+    #[error("the language model gave {found} replies to {expected} requests, expected one for each")]
+    ReplyCount {
+        /// Replies.
+        found: usize,
+        /// Requests.
+        expected: usize,
+    },
+    /// A prompt template refused a conversation.
+    #[error("the prompt template refused the conversation: {source}")]
+    Template {
+        /// What it said.
+        source: BoxError,
+    },
+    /// A task was asked for by a name that none has.
+    #[error("unknown task `{name}`, expected one of: {}", known.join(", "))]
+    UnknownTask {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// A variant of a task was asked for by a name that none has.
+    #[error("task `{task}` has no variant `{variant}`, expected one of: {}", known.join(", "))]
+    UnknownVariant {
+        /// The task.
+        task: String,
+        /// The name asked for.
+        variant: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// The files of a task are not what they should be.
+    #[error("task `{task}` cannot use `{}`: {problem}", path.display())]
+    TaskData {
+        /// The task.
+        task: String,
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: Box<TaskDataProblem>,
+    },
     /// The sentence encoder failed.
     #[error("the sentence encoder `{encoder}` failed: {source}")]
     Encoder {
@@ -177,6 +219,111 @@ pub enum Error {
         /// Why: a disconnected comparison graph, an undefeated player.
         reason: String,
     },
+}
+
+/// What is wrong with the files of a benchmark.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskDataProblem {
+    /// There is no such file, or none of the names that the task looks for.
+    #[error("there is no file here that the task can read; expected {expected}")]
+    NoFile {
+        /// What was looked for.
+        expected: String,
+    },
+    /// The name does not say how to read the file.
+    #[error(
+        "the name does not say how to read it; expected .json, .jsonl, .csv, .tsv or .parquet, all but the last \
+         optionally followed by .gz or .zst"
+    )]
+    UnknownExtension,
+    /// The file is not of the kind that its name says, or it is damaged.
+    #[error("{place}: {detail}")]
+    Damaged {
+        /// The line or row.
+        place: String,
+        /// What the reader found.
+        detail: String,
+    },
+    /// A column is missing.
+    #[error("column `{column}` is missing; expected {expected}, found {found}")]
+    MissingColumn {
+        /// The column.
+        column: String,
+        /// The columns that are needed.
+        expected: String,
+        /// The columns that are there.
+        found: String,
+    },
+    /// A file without a header has rows of another width.
+    #[error("{place} has {found} columns, expected {expected}")]
+    ColumnCount {
+        /// The line or row.
+        place: String,
+        /// Its columns.
+        found: usize,
+        /// What they should be.
+        expected: String,
+    },
+    /// A cell holds what it cannot hold.
+    #[error("{place}, column `{column}` is {found}, expected {expected}")]
+    Cell {
+        /// The line or row.
+        place: String,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The published data has another number of rows.
+    #[error(
+        "{part} has {found} rows, the published data has {expected}; to score a part of it or other data on purpose, \
+         allow any number of rows"
+    )]
+    RowCount {
+        /// Which part.
+        part: String,
+        /// Rows found.
+        found: usize,
+        /// Rows of the published data.
+        expected: String,
+    },
+    /// An id was used before.
+    #[error("{place} has the id `{id}` of {first}; results are keyed by id")]
+    DuplicateId {
+        /// The id.
+        id: String,
+        /// Where it was first used.
+        first: String,
+        /// Where it is used again.
+        place: String,
+    },
+    /// Parts of the benchmark are missing.
+    #[error(
+        "{what} {} missing; to score the ones that are there on purpose, name them or allow any number of rows",
+        if missing.len() == 1 { format!("`{}` is", missing[0]) } else { format!("{} are", missing.join(", ")) }
+    )]
+    MissingParts {
+        /// What kind of parts, such as "of the 57 subjects".
+        what: String,
+        /// Their names.
+        missing: Vec<String>,
+    },
+    /// There are too few examples to choose from.
+    #[error("{wanted} examples are asked for and {found} are there{hint}")]
+    TooFewExamples {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        found: usize,
+        /// Where they are looked for, beginning with a semicolon; or nothing.
+        hint: String,
+    },
+    /// Nothing is left to ask about.
+    #[error("it holds no documents")]
+    Empty,
 }
 
 /// What is wrong with one line of a data file.

@@ -10,7 +10,8 @@
 //! - [`Record`], [`SampleLine`]: what is written down; [`rescorable_pairs`] scores a written file again.
 //! - [`bleu`], [`chrf`], [`rouge`], [`meteor`], [`exact_match`], [`similarity`], [`bert_score`], [`perplexity`],
 //!   [`loss`]: the metrics.
-//! - [`benchmark`]: answers found in responses, pass@k; [`arena`]: Elo and Bradley-Terry; [`quality_index`].
+//! - [`task`]: benchmarks asked of a model; [`benchmark`]: answers found in responses, pass@k; [`arena`]: Elo and
+//!   Bradley-Terry; [`quality_index`].
 //! - [`statistics`]: intervals, standard errors, comparisons of two models; [`sacrebleu`]: that package's own tests.
 //!
 //! A metric that cannot be measured says so and why. A sample that cannot be scored is a failure that is counted and
@@ -52,8 +53,9 @@ pub mod rouge;
 pub mod sacrebleu;
 pub mod similarity;
 pub mod statistics;
+pub mod task;
 
-pub use error::{Error, LineProblem, Result};
+pub use error::{Error, LineProblem, Result, TaskDataProblem};
 pub use evaluate::{Evaluation, evaluate};
 pub use metric::{Evidence, Failure, FailureKind, Measurement, Metric, SampleScore, Unavailable};
 pub use pairs::{OnFailure, Pair, PairFile, Rejection, read_pairs};

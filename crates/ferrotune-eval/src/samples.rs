@@ -26,8 +26,17 @@ pub struct SampleLine {
     pub input: Option<String>,
     /// The acceptable answers.
     pub reference: Vec<String>,
-    /// What the model said.
+    /// What the model said; empty where choices were scored.
     pub prediction: String,
+    /// Further answers to the same question, where several were drawn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_predictions: Vec<String>,
+    /// The log-likelihood of each choice, where choices were scored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_likelihoods: Vec<f64>,
+    /// Digest of the prompt as the model read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_sha: Option<String>,
     /// The answer cut out of the prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extracted: Option<String>,
@@ -97,20 +106,33 @@ pub fn sample_lines(pairs: &[Pair], measurements: &[Measurement]) -> Result<Vec<
         }
         for (pair, sample) in pairs.iter().zip(&measurement.samples) {
             lines.push(SampleLine {
-                id: pair.id.clone(),
-                metric: measurement.metric.clone(),
                 input: pair.instruction.clone(),
                 reference: pair.references.clone(),
                 prediction: pair.prediction.clone(),
-                extracted: sample.extracted.clone(),
-                outcome: Outcome::of(&sample.score),
-                raw_judge: None,
-                latency_ms: None,
-                attempts: None,
+                ..line_of(&measurement.metric, sample)
             });
         }
     }
     Ok(lines)
+}
+
+/// The line of a sample, without its texts.
+pub(crate) fn line_of(metric: &str, sample: &SampleScore) -> SampleLine {
+    SampleLine {
+        id: sample.id.clone(),
+        metric: metric.to_owned(),
+        input: None,
+        reference: Vec::new(),
+        prediction: String::new(),
+        other_predictions: Vec::new(),
+        log_likelihoods: Vec::new(),
+        prompt_sha: None,
+        extracted: sample.extracted.clone(),
+        outcome: Outcome::of(&sample.score),
+        raw_judge: None,
+        latency_ms: None,
+        attempts: None,
+    }
 }
 
 /// Writes a per-sample file. It appears under its name only when it is complete.

@@ -59,7 +59,7 @@ impl<'m, T> ScoredModel<'m, T> {
             });
         }
         let mut likelihoods =
-            vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true }; rows.len()];
+            vec![Likelihood { log_likelihood: 0.0, tokens: 0, is_greedy: true, dropped: 0 }; rows.len()];
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(rows[row].0.len()));
         for batch in batches(&order, |row| rows[row].0.len(), self.batch_tokens) {
@@ -164,7 +164,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
             text.truncate(end);
             stop = StopReason::StopText;
         }
-        Ok(Generation { text, tokens: ids.len(), stop })
+        Ok(Generation { text, tokens: ids.len(), stop, dropped: 0 })
     }
 
     fn bos(&self) -> Option<u32> {

@@ -104,7 +104,7 @@ impl LanguageModel for Scripted {
         let answer = |request: &Continuation| {
             assert_eq!(request.context, "");
             let tokens = request.text.chars().count();
-            Likelihood { log_likelihood: -(tokens as f64), tokens, is_greedy: false }
+            Likelihood { log_likelihood: -(tokens as f64), tokens, is_greedy: false, dropped: 0 }
         };
         match self {
             Self::Counting => Ok(requests.iter().map(answer).collect()),

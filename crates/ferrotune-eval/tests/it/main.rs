@@ -21,6 +21,7 @@ mod shared_data;
 mod significance;
 mod similarity;
 mod statistics;
+mod task;
 
 /// Reference and port compute the same formula in double precision; only the order of a few additions may differ.
 const TOLERANCE: f64 = 1e-9;

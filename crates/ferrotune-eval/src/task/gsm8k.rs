@@ -1,0 +1,243 @@
+//! GSM8K: word problems of grade-school mathematics (Cobbe et al. 2021).
+
+use std::path::Path;
+
+use ferrotune_core::GenerationLimits;
+
+use super::{
+    Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
+    data::{self, Part},
+    scoring::{Verdict, share},
+    table::{Header, Row, Table, find_file, read_table},
+};
+use crate::{
+    Result, TaskDataProblem,
+    benchmark::{gsm8k_flexible, gsm8k_gold, gsm8k_strict, same_number},
+    exact_match::RawExactMatch,
+};
+
+pub(super) const NAME: &str = "gsm8k";
+pub(super) const SUMMARY: &str = "grade-school word problems; a folder with test and train, or the file of test, as JSON Lines or \
+     Parquet with columns question and answer";
+pub(super) const VARIANTS: &[(&str, &str)] = &[
+    ("lm-eval", "lm-evaluation-harness 0.4.13 `gsm8k`: 5 examples drawn from train"),
+    ("lm-eval-cot-zeroshot", "lm-evaluation-harness 0.4.13 `gsm8k_cot_zeroshot`"),
+];
+
+/// Rows of the published test and training data.
+const TEST_ROWS: usize = 1319;
+const TRAIN_ROWS: usize = 7473;
+
+/// What lm-evaluation-harness generates at most unless a task says otherwise.
+const MAX_NEW_TOKENS: usize = 256;
+
+#[derive(Debug)]
+struct Gsm8k {
+    info: TaskInfo,
+    form: Form,
+    test: Vec<Problem>,
+    train: Vec<Problem>,
+    /// For each test problem the training problems shown before it.
+    examples: Vec<Vec<usize>>,
+    limits: GenerationLimits,
+    comparison: RawExactMatch,
+}
+
+#[derive(Debug)]
+struct Problem {
+    question: String,
+    answer: String,
+}
+
+/// What differs between the variants.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    question: &'static str,
+    answer: &'static str,
+    /// Whether the strict rule wants a sentence rather than four number signs.
+    sentence: bool,
+}
+
+/// Opens the task; `variant` is one of [`VARIANTS`].
+pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
+    let (form, shots) = match variant {
+        "lm-eval-cot-zeroshot" => {
+            (Form { question: "Q: ", answer: "\nA: Let's think step by step.", sentence: true }, 0)
+        }
+        _ => (Form { question: "Question: ", answer: "\nAnswer:", sentence: false }, 5),
+    };
+    let shots = settings.shots.unwrap_or(shots);
+    let test_path = data::file(NAME, path, &["test", "gsm8k-test", "main/test-00000-of-00001"])?;
+    let test = read(&test_path, settings.rows, TEST_ROWS, "test")?;
+    let train = match (shots, examples_path(path, settings)) {
+        (0, _) => None,
+        (_, Some(path)) => Some(read(&path, settings.rows, TRAIN_ROWS, "train")?),
+        (_, None) => {
+            return Err(data::problem(
+                NAME,
+                path,
+                TaskDataProblem::TooFewExamples {
+                    wanted: shots,
+                    found: 0,
+                    hint: "; put train beside test, name the file of examples, or ask for 0 examples"
+                        .to_owned(),
+                },
+            ));
+        }
+    };
+    let (train_table, train) = train.unzip();
+    let train = train.unwrap_or_default();
+    let (test_table, test) = test;
+    let mut sampler = Sampler::random();
+    let examples = test
+        .iter()
+        .map(|_| {
+            sampler.draw(train.len(), shots, None).ok_or_else(|| {
+                data::problem(
+                    NAME,
+                    path,
+                    TaskDataProblem::TooFewExamples {
+                        wanted: shots,
+                        found: train.len(),
+                        hint: String::new(),
+                    },
+                )
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut comparison = RawExactMatch { ignore_case: true, ..RawExactMatch::default() };
+    for pattern in [",", r"\$", "(?s).*#### ", r"\.$"] {
+        comparison = comparison.removing(pattern)?;
+    }
+    let limits = GenerationLimits {
+        max_new_tokens: settings.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
+        stop: [form.question.trim_end(), "</s>", "<|im_end|>"].map(str::to_owned).to_vec(),
+        temperature: 0.0,
+        seed: 0,
+    };
+    let tables: Vec<&Table> = std::iter::once(&test_table).chain(&train_table).collect();
+    let info = TaskInfo {
+        name: NAME.to_owned(),
+        variant: data::described(VARIANTS, variant),
+        params: data::params(&[("n_shot", shots.into()), ("max_new_tokens", limits.max_new_tokens.into())]),
+        dataset: data::dataset(path, &tables, test.len()),
+    };
+    Ok(Box::new(Gsm8k { info, form, test, train, examples, limits, comparison }))
+}
+
+fn examples_path(path: &Path, settings: &TaskSettings) -> Option<std::path::PathBuf> {
+    let stems = ["train", "gsm8k-train", "main/train-00000-of-00001"];
+    match &settings.examples {
+        Some(path) if path.is_dir() => find_file(path, &stems),
+        Some(path) => Some(path.clone()),
+        None if path.is_dir() => find_file(path, &stems),
+        None => find_file(path.parent()?, &stems),
+    }
+}
+
+fn read(path: &Path, rows: RowCount, published: usize, part: &str) -> Result<(Table, Vec<Problem>)> {
+    let table = read_table(NAME, path, Header::FirstRow)?;
+    table.require(&["question", "answer"])?;
+    data::check_rows(&table, rows, Part { name: part, found: table.rows.len(), published: &[published] })?;
+    let problem = |row: &Row| {
+        let answer = table.text(row, "answer")?;
+        if gsm8k_gold(answer).is_none() {
+            let found = serde_json::Value::from(answer);
+            return Err(table.cell(
+                row,
+                "answer",
+                Some(&found),
+                "a solution that ends with `#### ` and a number",
+            ));
+        }
+        Ok(Problem { question: table.text(row, "question")?.to_owned(), answer: answer.to_owned() })
+    };
+    let problems = table.rows.iter().map(problem).collect::<Result<_>>()?;
+    Ok((table, problems))
+}
+
+impl Gsm8k {
+    fn question(&self, problem: &Problem) -> String {
+        format!("{}{}{}", self.form.question, problem.question, self.form.answer)
+    }
+
+    fn strict(&self, response: &str) -> Option<String> {
+        if self.form.sentence {
+            data::number_after(response, "The answer is ", any_end)
+        } else {
+            gsm8k_strict(response)
+        }
+    }
+}
+
+/// `The answer is 18` needs one character more behind the number, as the reference's expression does.
+fn any_end(rest: &str) -> bool {
+    rest.chars().next().is_some_and(|c| c != '\n')
+}
+
+impl Task for Gsm8k {
+    fn info(&self) -> &TaskInfo {
+        &self.info
+    }
+
+    fn len(&self) -> usize {
+        self.test.len()
+    }
+
+    fn document(&self, index: usize) -> Document {
+        let problem = &self.test[index];
+        let example = |&place: &usize| Example {
+            question: self.question(&self.train[place]),
+            answer: self.train[place].answer.clone(),
+        };
+        Document {
+            id: format!("test/{index}"),
+            group: None,
+            request: Request::Generation {
+                prompt: Prompt {
+                    examples: self.examples[index].iter().map(example).collect(),
+                    question: self.question(problem),
+                    delimiter: " ".to_owned(),
+                    ..Prompt::default()
+                },
+                limits: self.limits.clone(),
+                samples: 1,
+            },
+            references: vec![problem.answer.clone()],
+        }
+    }
+
+    fn score(&self, answered: &[Answered]) -> Result<Scores> {
+        let gold = |one: &Answered| &self.test[one.index].answer;
+        let by_rule = |found: Option<String>, one: &Answered| {
+            let right = found.as_ref().is_some_and(|found| self.comparison.matches(found, gold(one)));
+            Verdict::new(found, right)
+        };
+        let numeric = |one: &Answered| {
+            let found = gsm8k_flexible(one.text());
+            let right = found
+                .as_ref()
+                .zip(gsm8k_gold(gold(one)))
+                .is_some_and(|(found, gold)| same_number(found, &gold));
+            Verdict::new(found, right)
+        };
+        Ok(Scores {
+            per_document: vec![
+                share(&self.info, "gsm8k", "exact_match of strict-match", answered, |one| {
+                    by_rule(self.strict(one.text()), one)
+                }),
+                share(&self.info, "gsm8k_flexible", "exact_match of flexible-extract", answered, |one| {
+                    by_rule(gsm8k_flexible(one.text()), one)
+                }),
+                share(
+                    &self.info,
+                    "gsm8k_numeric",
+                    "the last number, compared as a number (a rule of no reference)",
+                    answered,
+                    numeric,
+                ),
+            ],
+            aggregates: Vec::new(),
+        })
+    }
+}

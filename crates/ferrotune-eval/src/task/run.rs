@@ -1,0 +1,333 @@
+//! Asks a model what a task wants to know, and turns the replies into records.
+
+use std::{collections::HashMap, fmt, time::Instant};
+
+use ferrotune_core::{
+    Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason, digest,
+};
+
+use super::{Answered, Document, PromptStyle, Reply, Request, Scores, Task, prompt};
+use crate::{
+    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, samples::line_of,
+    statistics::Bootstrap,
+};
+
+/// How a task is run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// What the records say about model, tokenizer and seed; the data and the template are filled in.
+    pub run: Run,
+    /// How questions become text.
+    pub style: PromptStyle,
+    /// Only the first documents, named in the records; all where absent.
+    pub limit: Option<usize>,
+    /// How many documents are handed to the model together. Results do not depend on it beyond rounding.
+    pub batch: usize,
+    /// Makes intervals.
+    pub bootstrap: Bootstrap,
+    /// What a reply that cannot be scored does.
+    pub on_failure: OnFailure,
+    /// Whether per-sample lines hold the whole prompt, rather than the question and the prompt's digest.
+    pub whole_prompts: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            run: Run::default(),
+            style: PromptStyle::Plain,
+            limit: None,
+            batch: 64,
+            bootstrap: Bootstrap::default(),
+            on_failure: OnFailure::Skip,
+            whole_prompts: false,
+        }
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Documents the model has replied to.
+    pub done: usize,
+    /// Documents there are.
+    pub total: usize,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} documents", self.done, self.total)
+    }
+}
+
+/// What running a task gave.
+#[derive(Clone, Debug, Default)]
+pub struct TaskOutcome {
+    /// One record per measurement, the task's principal one first.
+    pub records: Vec<Record>,
+    /// The measurements behind them, in the same order.
+    pub measurements: Vec<Measurement>,
+    /// One line for each document and measurement over documents, see [`write_samples`](crate::write_samples).
+    pub samples: Vec<SampleLine>,
+}
+
+/// Asks `model` about the documents of `task`, batch after batch, and scores the replies.
+///
+/// Answers that are drawn rather than most probable are seeded by the run's seed and the document's id, and each document
+/// is asked about by itself then, so that they too are independent of the batch.
+///
+/// # Errors
+/// [`Error::Model`], [`Error::ReplyCount`], [`Error::Template`], [`Error::Setting`] for a batch of 0; what scoring gives;
+/// [`Error::SampleFailed`] under [`OnFailure::Error`].
+pub fn run_task(
+    task: &dyn Task,
+    model: &mut dyn LanguageModel,
+    options: &RunOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<TaskOutcome> {
+    if options.batch == 0 {
+        return Err(Error::Setting {
+            option: "batch",
+            found: "0".to_owned(),
+            expected: "at least one document",
+        });
+    }
+    let start = Instant::now();
+    let total = options.limit.map_or(task.len(), |limit| limit.min(task.len()));
+    let mut answered = Vec::with_capacity(total);
+    let mut prompts = Vec::with_capacity(total);
+    for first in (0..total).step_by(options.batch) {
+        let asked = (first..total.min(first + options.batch))
+            .map(|index| Asked::new(index, task.document(index), &options.style))
+            .collect::<Result<Vec<_>>>()?;
+        let replies = ask(model, &asked, options)?;
+        for (asked, reply) in asked.into_iter().zip(replies) {
+            let prompt_sha = prompt::sha(&asked.prompt);
+            prompts.push(asked.prompt);
+            answered.push(Answered { index: asked.index, document: asked.document, prompt_sha, reply });
+        }
+        progress(Progress { done: answered.len(), total });
+    }
+    let dropped = |answered: &Answered| match &answered.reply {
+        Reply::Likelihoods(likelihoods) => likelihoods.iter().any(|l| l.dropped > 0),
+        Reply::Generations(generations) => generations.iter().any(|g| g.dropped > 0),
+    };
+    let truncated = answered.iter().filter(|answered| dropped(answered)).count();
+    let mut scores = task.score(&answered)?;
+    for measurement in scores.per_document.iter_mut().chain(&mut scores.aggregates) {
+        measurement.params.insert("prompt_style".to_owned(), options.style.name().into());
+        measurement.params.insert("n_truncated".to_owned(), truncated.into());
+        if let Some(limit) = options.limit {
+            measurement.params.insert("limit".to_owned(), limit.into());
+        }
+    }
+    let run = Run {
+        dataset: Dataset { n_rows: total, ..task.info().dataset.clone() },
+        template_sha: options
+            .style
+            .fingerprint()
+            .map(str::to_owned)
+            .or_else(|| options.run.template_sha.clone()),
+        ..options.run.clone()
+    };
+    let inputs = options.whole_prompts.then_some(prompts);
+    finish(scores, &answered, inputs.as_deref(), &run, options, start)
+}
+
+/// Scores a per-sample file of this task again, without a model.
+///
+/// # Errors
+/// [`Error::Setting`] for lines of other documents than the task's, or without what the task needs to score them; what
+/// scoring gives.
+pub fn rescore_task(task: &dyn Task, lines: &[SampleLine], options: &RunOptions) -> Result<TaskOutcome> {
+    let start = Instant::now();
+    let mut written: HashMap<&str, &SampleLine> = HashMap::new();
+    for line in lines {
+        written.entry(&line.id).or_insert(line);
+    }
+    let mut answered = Vec::with_capacity(written.len());
+    for index in 0..task.len() {
+        let document = task.document(index);
+        let Some(line) = written.remove(document.id.as_str()) else { continue };
+        let reply = reply_of(line, &document.request)?;
+        let prompt_sha = line.prompt_sha.clone().unwrap_or_default();
+        answered.push(Answered { index, document, prompt_sha, reply });
+    }
+    if let Some(id) = written.keys().min() {
+        return Err(Error::Setting {
+            option: "id of a sample",
+            found: format!("`{id}`"),
+            expected: "a document of the task, opened from the same files with the same settings",
+        });
+    }
+    let scores = task.score(&answered)?;
+    let run = Run {
+        dataset: Dataset { n_rows: answered.len(), ..task.info().dataset.clone() },
+        ..options.run.clone()
+    };
+    finish(scores, &answered, None, &run, options, start)
+}
+
+/// A document with the text its question became.
+struct Asked {
+    index: usize,
+    document: Document,
+    prompt: String,
+    delimiter: String,
+}
+
+impl Asked {
+    fn new(index: usize, document: Document, style: &PromptStyle) -> Result<Self> {
+        let parts = document.request.prompt();
+        let (prompt, delimiter) = (style.render(parts)?, style.delimiter(parts).to_owned());
+        Ok(Self { index, document, prompt, delimiter })
+    }
+}
+
+/// One reply for each of `asked`, in order.
+fn ask(model: &mut dyn LanguageModel, asked: &[Asked], options: &RunOptions) -> Result<Vec<Reply>> {
+    let mut replies: Vec<Option<Reply>> = vec![None; asked.len()];
+    let mut continuations = Vec::new();
+    let mut sizes = Vec::new();
+    // Greedy answers under the same limits are asked for together.
+    let mut greedy: Vec<(&GenerationLimits, Vec<usize>)> = Vec::new();
+    for (place, one) in asked.iter().enumerate() {
+        match &one.document.request {
+            Request::Choices { choices, .. } => {
+                sizes.push((place, choices.len()));
+                continuations.extend(choices.iter().map(|choice| Continuation {
+                    context: one.prompt.clone(),
+                    text: format!("{}{choice}", one.delimiter),
+                }));
+            }
+            Request::Generation { limits, .. } if limits.temperature == 0.0 => {
+                match greedy.iter_mut().find(|(known, _)| *known == limits) {
+                    Some((_, places)) => places.push(place),
+                    None => greedy.push((limits, vec![place])),
+                }
+            }
+            Request::Generation { limits, samples, .. } => {
+                let seed = seed_of(options.run.seed, &one.document.id);
+                let prompts = vec![one.prompt.clone(); *samples];
+                replies[place] = Some(Reply::Generations(generate(
+                    model,
+                    &prompts,
+                    &GenerationLimits { seed, ..limits.clone() },
+                )?));
+            }
+        }
+    }
+    if !continuations.is_empty() {
+        let found = model.log_likelihoods(&continuations).map_err(|source| Error::Model { source })?;
+        counted(found.len(), continuations.len())?;
+        let mut found = found.into_iter();
+        for (place, size) in sizes {
+            replies[place] = Some(Reply::Likelihoods(found.by_ref().take(size).collect()));
+        }
+    }
+    for (limits, places) in greedy {
+        let prompts: Vec<String> = places.iter().map(|&place| asked[place].prompt.clone()).collect();
+        for (place, answer) in places.into_iter().zip(generate(model, &prompts, limits)?) {
+            replies[place] = Some(Reply::Generations(vec![answer]));
+        }
+    }
+    Ok(replies.into_iter().flatten().collect())
+}
+
+fn generate(
+    model: &mut dyn LanguageModel,
+    prompts: &[String],
+    limits: &GenerationLimits,
+) -> Result<Vec<Generation>> {
+    let found = model.generate(prompts, limits).map_err(|source| Error::Model { source })?;
+    counted(found.len(), prompts.len())?;
+    Ok(found)
+}
+
+fn counted(found: usize, expected: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(Error::ReplyCount { found, expected }) }
+}
+
+/// A seed of its own for every document, whichever others are asked about.
+fn seed_of(seed: u64, id: &str) -> u64 {
+    let digest = digest::of_bytes(format!("{seed} {id}").as_bytes());
+    u64::from_str_radix(&digest[..16], 16).unwrap_or(seed)
+}
+
+/// What a model must have said, from a line of a per-sample file.
+fn reply_of(line: &SampleLine, request: &Request) -> Result<Reply> {
+    match request {
+        Request::Choices { choices, .. } if line.log_likelihoods.len() == choices.len() => {
+            let likelihood = |&log_likelihood: &f64| Likelihood {
+                log_likelihood,
+                tokens: 0,
+                is_greedy: false,
+                dropped: 0,
+            };
+            Ok(Reply::Likelihoods(line.log_likelihoods.iter().map(likelihood).collect()))
+        }
+        Request::Choices { choices, .. } => Err(Error::Setting {
+            option: "log_likelihoods of a sample",
+            found: format!(
+                "{} values for `{}`, which has {} choices",
+                line.log_likelihoods.len(),
+                line.id,
+                choices.len()
+            ),
+            expected: "one for each choice",
+        }),
+        Request::Generation { .. } => {
+            let answers = std::iter::once(&line.prediction).chain(&line.other_predictions);
+            let generation = |text: &String| Generation {
+                text: text.clone(),
+                tokens: 0,
+                stop: StopReason::EndOfSequence,
+                dropped: 0,
+            };
+            Ok(Reply::Generations(answers.map(generation).collect()))
+        }
+    }
+}
+
+fn finish(
+    scores: Scores,
+    answered: &[Answered],
+    prompts: Option<&[String]>,
+    run: &Run,
+    options: &RunOptions,
+    start: Instant,
+) -> Result<TaskOutcome> {
+    let wall_s = start.elapsed().as_secs_f64();
+    let mut outcome = TaskOutcome::default();
+    for measurement in &scores.per_document {
+        if measurement.samples.len() != answered.len() {
+            return Err(Error::LengthMismatch {
+                what: "samples of a measurement and answered documents",
+                left: measurement.samples.len(),
+                right: answered.len(),
+            });
+        }
+        for (place, (answered, sample)) in answered.iter().zip(&measurement.samples).enumerate() {
+            let document = &answered.document;
+            let texts: &[Generation] = match &answered.reply {
+                Reply::Generations(generations) => generations,
+                Reply::Likelihoods(_) => &[],
+            };
+            outcome.samples.push(SampleLine {
+                input: Some(prompts.map_or(&document.request.prompt().question, |all| &all[place]).clone()),
+                reference: document.references.clone(),
+                prediction: texts.first().map_or_else(String::new, |first| first.text.clone()),
+                other_predictions: texts.iter().skip(1).map(|other| other.text.clone()).collect(),
+                log_likelihoods: answered.log_likelihoods(),
+                prompt_sha: Some(answered.prompt_sha.clone()),
+                ..line_of(&measurement.metric, sample)
+            });
+        }
+    }
+    for measurement in scores.per_document.into_iter().chain(scores.aggregates) {
+        let measurement = measurement.checked(options.on_failure)?;
+        outcome.records.push(Record::new(run, &measurement, &options.bootstrap, wall_s)?);
+        outcome.measurements.push(measurement);
+    }
+    Ok(outcome)
+}
