@@ -144,11 +144,12 @@ bool ferrotune_torch_fused_adamw(
     for (auto& counter : counters) {
       counter.add_(1);
     }
+    auto values = list(parameters, count), first = list(exp_avgs, count), second = list(exp_avg_sqs, count);
     at::_fused_adamw_(
-        list(parameters, count),
+        values,
         list(gradients, count),
-        list(exp_avgs, count),
-        list(exp_avg_sqs, count),
+        first,
+        second,
         /*max_exp_avg_sqs=*/{},
         counters,
         lr,
@@ -158,6 +159,12 @@ bool ferrotune_torch_fused_adamw(
         eps,
         /*amsgrad=*/false,
         /*maximize=*/false);
+    // The kernel has no derivative, so nothing below it counts that these were changed in place.
+    for (const auto* changed : {&values, &first, &second}) {
+      for (const auto& tensor : *changed) {
+        tensor.unsafeGetTensorImpl()->bump_version();
+      }
+    }
   });
 }
 

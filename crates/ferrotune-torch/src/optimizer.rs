@@ -36,7 +36,8 @@ impl Default for AdamW {
 /// adds 1 to each.** All tensors of one call are on one device; parameters, gradients and moments have equal shapes and
 /// types and are contiguous.
 ///
-/// A parameter may require a gradient; nothing is recorded.
+/// A parameter may require a gradient; nothing is recorded. Versions of what changed go up, as with every operation in
+/// place: a backward pass that saved a parameter notices, and so does what is computed once per step.
 ///
 /// # Errors
 ///

@@ -133,3 +133,20 @@ fn lists_that_do_not_fit_are_refused_before_anything_changes() {
 fn a_step_without_parameters_does_nothing() {
     State::new(&[]).step(&[], &[], &AdamW::default()).unwrap();
 }
+
+#[test]
+fn a_step_counts_as_a_change_in_place() {
+    let params = [normal(&[2, 3], 1).set_requires_grad(true), normal(&[4], 2)];
+    let state = State::new(&params);
+    let changed = || params.iter().chain(&state.exp_avgs).chain(&state.exp_avg_sqs).chain(&state.steps);
+    let before: Vec<i64> = changed().map(Tensor::internal_version).collect();
+    let grads = [normal(&[2, 3], 3), normal(&[4], 4)];
+    state.step(&params, &grads, &AdamW::default()).unwrap();
+    for (tensor, before) in changed().zip(before) {
+        assert!(tensor.internal_version() > before);
+    }
+    // A graph that saved the parameter refuses to run backward over what it no longer is.
+    let square = params[0].square().sum(Kind::Double);
+    state.step(&params, &grads, &AdamW::default()).unwrap();
+    assert!(ferrotune_torch::backward(&[(&square, None)]).is_err());
+}
