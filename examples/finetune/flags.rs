@@ -42,7 +42,7 @@ pub(crate) struct Flags {
     pub(crate) training: TrainingFlags,
 }
 
-const ADAPTER_FLAGS: [&str; 12] = [
+const ADAPTER_FLAGS: [&str; 13] = [
     "rank",
     "alpha",
     "dropout",
@@ -54,6 +54,7 @@ const ADAPTER_FLAGS: [&str; 12] = [
     "modules_to_save",
     "bias",
     "use_rslora",
+    "use_dora",
     "lora_bias",
 ];
 
@@ -129,6 +130,9 @@ pub(crate) struct LoraFlags {
     /// Multiplies by alpha / √rank instead
     #[arg(long)]
     use_rslora: bool,
+    /// Gives each row of an adapted matrix a magnitude of its own that trains (DoRA)
+    #[arg(long)]
+    use_dora: bool,
 }
 
 const BIASES: [(&str, Bias); 3] = [("none", Bias::None), ("all", Bias::All), ("lora_only", Bias::LoraOnly)];
@@ -250,6 +254,7 @@ impl Flags {
             modules_to_save: flags.modules_to_save.clone(),
             bias: flags.bias,
             lora_bias: flags.lora_bias,
+            use_dora: flags.use_dora,
             base_model_name_or_path: Some(self.common.model.display().to_string()),
             ..adapter.lora()
         };

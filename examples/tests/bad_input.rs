@@ -459,7 +459,7 @@ fn bad_adapters_are_refused_as_documented() {
     );
     check(
         "an adapter with an option that is not implemented",
-        |place| place.edit("adapter/adapter_config.json", json!({ "use_dora": true })),
+        |place| place.edit("adapter/adapter_config.json", json!({ "use_qalora": true })),
         score,
     );
     check(

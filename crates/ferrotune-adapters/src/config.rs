@@ -33,6 +33,8 @@ pub struct LoraConfig {
     pub lora_bias: bool,
     /// Whether the scaling is by the root of the rank (rank-stabilized LoRA).
     pub use_rslora: bool,
+    /// Whether each row of an adapted weight has a magnitude of its own that trains (DoRA).
+    pub use_dora: bool,
     /// Modules of which a full copy trains: those whose path ends in one of these, as PEFT has it, so that `norm` means
     /// every normalization and `model.norm` the last.
     pub modules_to_save: Vec<String>,
@@ -63,6 +65,7 @@ impl Default for LoraConfig {
             bias: Bias::None,
             lora_bias: false,
             use_rslora: false,
+            use_dora: false,
             modules_to_save: Vec::new(),
             init_lora_weights: Init::Default,
             task_type: Some("CAUSAL_LM".to_owned()),
@@ -182,6 +185,14 @@ impl LoraConfig {
         }
         if !self.target_parameters.is_empty() && self.lora_bias {
             return wrong("lora_bias", json!(true), "false with target_parameters");
+        }
+        if self.use_dora && self.lora_bias {
+            return wrong("lora_bias", json!(true), "false with use_dora");
+        }
+        if self.use_dora && !self.target_parameters.is_empty() {
+            let expected = "false with target_parameters, for which PEFT has no magnitudes; name the experts' matrices in \
+                            target_modules";
+            return wrong("use_dora", json!(true), expected);
         }
         let listed_names = match &self.target_modules {
             TargetModules::Named(ModuleNames::List(names)) => names.as_slice(),

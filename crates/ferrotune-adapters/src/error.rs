@@ -219,6 +219,15 @@ pub enum Error {
         /// The tensor.
         path: String,
     },
+    /// The norms of rows that were scaled cannot be taken back.
+    #[error(
+        "the rows of `{path}` were scaled to the adapter's magnitudes when it was merged (DoRA), and their old norms are \
+         in no file; use the original checkpoint"
+    )]
+    Scaled {
+        /// The tensor.
+        path: String,
+    },
 }
 
 impl Error {

@@ -1,12 +1,15 @@
 //! Products of low rank on the experts of a sparse block: what is added costs what the routed rows cost.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use ferrotune_nn::{Grouped, Pass, Result, RowGroups, seam::FrozenGroup};
+use ferrotune_nn::{Grouped, GroupedMatrix, Pass, Result, RowGroups, seam::FrozenGroup};
 use ferrotune_torch::{BoxError, Forward, Function, SharedTensor, apply};
 use tch::{Kind, Tensor};
 
-use crate::factors::dropped;
+use crate::{
+    dora::{Magnitude, RowScale, Rows},
+    factors::{dropped, drops},
+};
 
 /// The products added to a run of output columns, one per adapted expert.
 #[derive(Debug)]
@@ -18,11 +21,59 @@ pub(crate) struct Stack {
     /// The first output column.
     pub(crate) start: i64,
     pub(crate) scaling: f64,
+    /// With DoRA, `[adapted experts, width]`.
+    pub(crate) magnitude: Option<Magnitude>,
 }
 
 impl Stack {
     fn width(&self) -> i64 {
         self.b.size()[1]
+    }
+
+    fn columns(&self) -> Range<i64> {
+        self.start..self.start + self.width()
+    }
+
+    /// What `of` makes of the base rows of each adapted expert, stacked.
+    pub(crate) fn of_experts(
+        slots: &[Option<i64>],
+        columns: Range<i64>,
+        base: &dyn GroupedMatrix,
+        of: impl Fn(i64, &Rows<'_>) -> crate::Result<Tensor>,
+    ) -> crate::Result<Tensor> {
+        let adapted = (0..).zip(slots).filter_map(|(expert, slot)| Some((expert, (*slot)?)));
+        let mut stacked: Vec<(i64, Tensor)> = adapted
+            .map(|(expert, slot)| Ok((slot, of(slot, &Rows::of_expert(base, expert, columns.clone())?)?)))
+            .collect::<crate::Result<_>>()?;
+        stacked.sort_by_key(|(slot, _)| *slot);
+        Ok(Tensor::f_stack(&stacked.into_iter().map(|(_, tensor)| tensor).collect::<Vec<_>>(), 0)?)
+    }
+
+    /// The base's output in this stack's columns and what is added to it, with the rows' magnitudes where there are
+    /// any. `dropped` is what the base makes of an input of which elements were dropped.
+    fn onto(
+        &self,
+        base: &Tensor,
+        added: &Tensor,
+        dropped: Option<&Tensor>,
+        groups: &RowGroups,
+        matrix: &dyn GroupedMatrix,
+    ) -> Result<Tensor> {
+        let Some(magnitude) = &self.magnitude else { return Ok(base.f_add(added)?) }; // in the wider of both types
+        let rows = || {
+            let times = |slot, rows: &Rows<'_>| rows.times(&self.a.f_select(0, slot)?);
+            Self::of_experts(&self.slots, self.columns(), matrix, times)
+        };
+        let scale =
+            magnitude.scale(&self.a, &self.b, self.scaling, rows).map_err(|error| error.at("DoRA"))?; // [slots, width]
+        let scaled = |sum: Tensor| -> Result<Tensor> {
+            let function = RowScale { slots: Arc::clone(&self.slots), groups: groups.clone() };
+            Ok(apply(Arc::new(function), &[&sum, &scale])?.swap_remove(0))
+        };
+        match dropped {
+            None => scaled(base.f_add(added)?),
+            Some(dropped) => Ok(scaled(dropped.f_add(added)?)?.f_sub(dropped)?.f_add(base)?),
+        }
     }
 }
 
@@ -54,12 +105,19 @@ impl Grouped for AdaptedGroup {
                 groups: groups.clone(),
             };
             let added = apply(Arc::new(function), &[&input, &*stack.a, &*stack.b])?.swap_remove(0); // [rows, width]
+            // With DoRA the base's part of the sum is of the same dropped input.
+            let dropped = if stack.magnitude.is_some() && drops(self.dropout, pass) {
+                Some(self.base.forward(&input.f_to_kind(x.kind())?, groups, pass)?)
+            } else {
+                None
+            };
             let (mut start, mut column) = (stack.start, 0);
             for piece in &mut pieces {
                 let width = piece.size()[1];
                 if column == start && column < stack.start + stack.width() {
-                    let columns = added.f_narrow(1, start - stack.start, width)?;
-                    *piece = piece.f_add(&columns)?; // in the wider of both types
+                    let added = added.f_narrow(1, start - stack.start, width)?;
+                    let dropped = dropped.as_ref().map(|all| all.f_narrow(1, start, width)).transpose()?;
+                    *piece = stack.onto(piece, &added, dropped.as_ref(), groups, &**self.base.matrix())?;
                     start += width;
                 }
                 column += width;

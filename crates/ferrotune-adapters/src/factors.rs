@@ -1,10 +1,16 @@
 //! A product of low rank: the only place that knows what an adapter adds.
 
-use ferrotune_nn::{Mode, Pass, Projection, Result as ModelResult, seam::FrozenProjection};
+use ferrotune_nn::{
+    Mode, Pass, Projection, Result as ModelResult,
+    seam::{FrozenProjection, differentiable_product},
+};
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Kind, Tensor};
 
-use crate::{Init, Result};
+use crate::{
+    Init, Result,
+    dora::{Magnitude, Rows},
+};
 
 /// `s · B A`, with an optional bias `s · b`; forward, merge and unmerge all come here.
 #[derive(Debug)]
@@ -28,10 +34,15 @@ impl Factors {
     }
 }
 
+/// Whether elements are dropped in this pass.
+pub(crate) fn drops(dropout: f64, pass: &Pass) -> bool {
+    dropout > 0.0 && pass.mode == Mode::Train
+}
+
 /// The input of a product of low rank: `x` in the factors' type, with elements dropped in training.
 pub(crate) fn dropped(x: &Tensor, kind: Kind, dropout: f64, pass: &Pass) -> ModelResult<Tensor> {
     let x = x.f_to_kind(kind)?;
-    Ok(if dropout > 0.0 && pass.mode == Mode::Train { x.f_dropout(dropout, true)? } else { x })
+    Ok(if drops(dropout, pass) { x.f_dropout(dropout, true)? } else { x })
 }
 
 /// A frozen linear map with a product of low rank added.
@@ -39,15 +50,45 @@ pub(crate) fn dropped(x: &Tensor, kind: Kind, dropout: f64, pass: &Pass) -> Mode
 pub(crate) struct AdaptedProjection {
     pub(crate) base: FrozenProjection,
     pub(crate) factors: Factors,
+    /// With DoRA.
+    pub(crate) magnitude: Option<Magnitude>,
     pub(crate) kind: Kind,
     pub(crate) dropout: f64,
 }
 
 impl Projection for AdaptedProjection {
     fn forward(&self, x: &Tensor, pass: &Pass) -> ModelResult<Tensor> {
-        let output = self.base.forward(x, pass)?;
-        let added = self.factors.output(&dropped(x, self.kind, self.dropout, pass)?)?;
-        Ok(output.f_add(&added)?.f_to_kind(x.kind())?) // added in the wider of both types
+        let input = dropped(x, self.kind, self.dropout, pass)?;
+        let sum = match &self.magnitude {
+            // Added in the wider of both types.
+            None => self.base.forward(x, pass)?.f_add(&self.factors.output(&input)?)?,
+            Some(magnitude) => self.scaled(magnitude, x, &input, pass)?,
+        };
+        Ok(sum.f_to_kind(x.kind())?)
+    }
+}
+
+impl AdaptedProjection {
+    /// `g (W x + s·BA x) + bias` with `g = m / ‖W + s·BA‖`. Where elements of the added product's input are dropped, PEFT
+    /// scales what the base makes of that input, too: `W x + (g - 1) W x' + g s·BA x' + bias`.
+    fn scaled(&self, magnitude: &Magnitude, x: &Tensor, input: &Tensor, pass: &Pass) -> ModelResult<Tensor> {
+        let Factors { a, b, scaling, .. } = &self.factors;
+        let matrix = self.base.matrix();
+        let scale = magnitude
+            .scale(a, b, *scaling, || Rows::of(&**matrix).times(a))
+            .map_err(|error| error.at("DoRA"))?; // [out]
+        let base = differentiable_product(matrix, x, None)?; // [.., out]
+        let added = self.factors.output(input)?; // [.., out]
+        let sum = if drops(self.dropout, pass) {
+            let of_dropped = differentiable_product(matrix, &input.f_to_kind(x.kind())?, None)?;
+            of_dropped.f_add(&added)?.f_mul(&scale)?.f_sub(&of_dropped)?.f_add(&base)?
+        } else {
+            base.f_add(&added)?.f_mul(&scale)?
+        };
+        Ok(match self.base.bias() {
+            Some(bias) => sum.f_add(bias)?,
+            None => sum,
+        })
     }
 }
 

@@ -170,6 +170,9 @@ pub(crate) fn leaf(factor: Factor) -> &'static str {
     }
 }
 
+/// The last segment of the name of a module's magnitudes.
+pub(crate) const MAGNITUDE: &str = "lora_magnitude_vector";
+
 /// All experts' factors as PEFT lays them out in one matrix: A expert-major, `[experts, rank, in]` to
 /// `[experts · rank, in]`; B rank-major, `[experts, out, rank]` to `[out, rank · experts]`.
 pub(crate) fn flatten(stacked: &Tensor, factor: Factor) -> Result<Tensor> {

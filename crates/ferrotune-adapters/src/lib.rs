@@ -1,4 +1,4 @@
-//! LoRA over any frozen matrix; PEFT files; merging.
+//! LoRA and DoRA over any frozen matrix; PEFT files; merging.
 //!
 //! - [`LoraConfig`] says what to adapt, in the words of PEFT's `adapter_config.json`.
 //! - [`Lora`] is a builder that a model is handed: it puts a product of low rank on the linear maps and experts that the
@@ -13,6 +13,7 @@
 
 mod adapter;
 mod config;
+mod dora;
 mod error;
 mod experts;
 mod factors;

@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     AdapterWeights, Bias, Error, Result,
+    dora::scaled,
     factors::{Factor, Factors},
     files::{self, Taker, key},
     target::{Decision, Rules, Scale, alias},
@@ -25,7 +26,7 @@ pub struct Merged {
     pub copied: usize,
 }
 
-/// Writes the checkpoint `source` with `adapter` added: `W + s · B A`, computed in 32 bits and rounded once to the
+/// Writes the checkpoint `source` with `adapter` added: `W + s · B A`, with DoRA scaled to its magnitudes, computed in 32 bits and rounded once to the
 /// stored type. `specs` are the model's weights; the result has their names, so experts come out one matrix each.
 ///
 /// At most one tensor of the base is in memory beside what the writer holds for its shard.
@@ -45,7 +46,7 @@ pub fn merge(
 /// The inverse of [`merge`], up to the rounding of the stored type.
 ///
 /// # Errors
-/// Those of [`merge`], and [`Error::Replaced`] where the adapter replaced a tensor.
+/// Those of [`merge`], and [`Error::Replaced`] and [`Error::Scaled`] where the adapter replaced a tensor or scaled its rows.
 pub fn unmerge(
     source: &dyn WeightSource,
     specs: &[WeightSpec],
@@ -83,6 +84,11 @@ fn run(
                 if let Some(added) = added {
                     tensor = tensor.f_add(&added.f_to_kind(wide)?.f_mul_scalar(sign)?)?;
                 }
+                match &change.magnitude {
+                    Some(_) if sign < 0.0 => return Err(Error::Scaled { path: spec.name.clone() }),
+                    Some(magnitude) => tensor = scaled(&tensor, magnitude)?,
+                    None => {}
+                }
                 tensor.f_to_kind(kind)?
             }
         };
@@ -117,6 +123,8 @@ fn wide(kind: Kind) -> Kind {
 struct Change {
     replaced: Option<Tensor>,
     added: Option<Tensor>,
+    /// What the norms of the sum's rows become (DoRA).
+    magnitude: Option<Tensor>,
 }
 
 /// An adapter's changes, by the weights of a model.
@@ -187,7 +195,10 @@ impl<'a> Deltas<'a> {
         };
         let keys = |leaf: &str| names.iter().map(|name| key(name, leaf)).collect::<Vec<_>>();
         if decision == Decision::Saved {
-            return Ok(Change { replaced: Some(self.taker.take(&keys(leaf), &spec.shape)?), added: None });
+            return Ok(Change {
+                replaced: Some(self.taker.take(&keys(leaf), &spec.shape)?),
+                ..Change::default()
+            });
         }
         let mut change = Change::default();
         if leaf == "bias" {
@@ -209,6 +220,9 @@ impl<'a> Deltas<'a> {
             let a = self.taker.take(&keys(files::leaf(Factor::A)), &[scale.rank, spec.shape[1]])?;
             let b = self.taker.take(&keys(files::leaf(Factor::B)), &[spec.shape[0], scale.rank])?;
             change.added = Some(product(&a, &b, scale)?);
+            if self.adapter.config.use_dora {
+                change.magnitude = Some(self.taker.take(&keys(files::MAGNITUDE), &spec.shape[..1])?);
+            }
         }
         if let Some(added) = self.of_stacked(spec)? {
             change.added = Some(match change.added {

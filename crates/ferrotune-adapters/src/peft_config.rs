@@ -60,6 +60,7 @@ impl LoraConfig {
             },
             lora_bias: fields.take("lora_bias", "true or false")?.unwrap_or(false),
             use_rslora: fields.take("use_rslora", "true or false")?.unwrap_or(false),
+            use_dora: fields.take("use_dora", "true or false")?.unwrap_or(false),
             modules_to_save: fields.take("modules_to_save", "a list of names")?.unwrap_or_default(),
             init_lora_weights: fields.init()?,
             task_type: fields.take("task_type", "a string")?,
@@ -150,6 +151,7 @@ impl LoraConfig {
         set("bias", json!(bias));
         set("lora_bias", json!(self.lora_bias));
         set("use_rslora", json!(self.use_rslora));
+        set("use_dora", json!(self.use_dora));
         set("modules_to_save", list(&self.modules_to_save));
         set(
             "init_lora_weights",
@@ -189,7 +191,6 @@ impl<'de> Deserialize<'de> for LoraConfig {
 
 /// Options that change what is computed, and what to do about them.
 const REFUSED: &[(&str, &str)] = &[
-    ("use_dora", "merge the adapter with PEFT, or train one without it"),
     ("use_qalora", "merge the adapter with PEFT, or train one without it"),
     ("use_bdlora", "train an adapter without it"),
     ("alora_invocation_tokens", "train an adapter without it"),
@@ -225,7 +226,6 @@ fn passive() -> Vec<(&'static str, Value)> {
         ("revision", Value::Null),
         ("trainable_token_indices", Value::Null),
         ("use_bdlora", Value::Null),
-        ("use_dora", json!(false)),
         ("use_qalora", json!(false)),
         ("velora_config", Value::Null),
     ]

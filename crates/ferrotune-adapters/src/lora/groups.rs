@@ -1,12 +1,18 @@
 //! What stands on the experts of a sparse block.
 
-use ferrotune_nn::{Decay, Dims, Gradient, Grouped, GroupedSite, Role, Storage, Weights, seam::LoopedGroup};
+use std::sync::Arc;
+
+use ferrotune_nn::{
+    Decay, Dims, Frozen, Gradient, Grouped, GroupedMatrix, GroupedSite, Role, Storage, Weights,
+    seam::LoopedGroup,
+};
 use tch::{Device, Tensor};
 
-use super::Lora;
+use super::{Building, draft::Draft};
 use crate::{
     Adaptation, Error, Result,
     adapter::Place,
+    dora::{Magnitude, norms},
     experts::{AdaptedGroup, Stack},
     factors::{Factor, fresh},
     files::{self, key},
@@ -24,8 +30,13 @@ struct PartSite<'a> {
     start: i64,
 }
 
-impl<S: Storage> Lora<S> {
-    pub(super) fn build_group(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Box<dyn Grouped>> {
+impl Draft {
+    pub(super) fn build_group<S: Storage>(
+        &mut self,
+        base: &mut Frozen<S>,
+        site: &GroupedSite,
+        at: &Weights<'_>,
+    ) -> Result<Box<dyn Grouped>> {
         let stacked = stacked_parameter(at.path(), site.stacked_name);
         let flat = self.rules.parameter(&stacked)?;
         let mut decisions = Vec::new(); // part by part, expert by expert
@@ -42,9 +53,10 @@ impl<S: Storage> Lora<S> {
                     expected: "parameters of which no part is in modules_to_save".to_owned(),
                 });
             }
-            return Ok(Box::new(LoopedGroup::build(self, site, at)?));
+            let mut builder = Building { base, draft: self };
+            return Ok(Box::new(LoopedGroup::build(&mut builder, site, at)?));
         }
-        let base = self.base.frozen_group(site, at)?;
+        let base = base.frozen_group(site, at)?;
         let mut stacks = Vec::new();
         if let Some(scale) = flat {
             stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
@@ -68,7 +80,7 @@ impl<S: Storage> Lora<S> {
             }
             let several = groups.len() > 1;
             for (scale, experts) in groups {
-                stacks.push(self.expert_stack(&part_site, scale, &experts, several)?);
+                stacks.push(self.expert_stack(&part_site, scale, &experts, several, &**base.matrix())?);
             }
             start += part.out_features;
         }
@@ -87,6 +99,7 @@ impl<S: Storage> Lora<S> {
         scale: Scale,
         experts: &[i64],
         several: bool,
+        base: &dyn GroupedMatrix,
     ) -> Result<Stack> {
         let PartSite { at, name: part_name, dims, start, .. } = *part;
         let Scale { rank, scaling } = scale;
@@ -115,7 +128,29 @@ impl<S: Storage> Lora<S> {
         let a = factor(self, Factor::A, [rank, dims.in_features])?;
         let b = factor(self, Factor::B, [dims.out_features, rank])?;
         let slot = |expert| experts.iter().position(|&other| other == expert).map(|slot| slot as i64);
-        Ok(Stack { a, b, slots: (0..part.experts).map(slot).collect(), start, scaling })
+        let slots: Arc<[Option<i64>]> = (0..part.experts).map(slot).collect();
+        let magnitude = if self.config.use_dora {
+            let columns = start..start + dims.out_features;
+            let squares = Stack::of_experts(&slots, columns.clone(), base, |_, rows| rows.squares())?;
+            let value = match &mut self.origin {
+                None => norms(&squares, &a, &b, scaling, || {
+                    Stack::of_experts(&slots, columns, base, |slot, rows| rows.times(&a.f_select(0, slot)?))
+                })?,
+                Some(taker) => {
+                    let each = paths
+                        .iter()
+                        .map(|path| taker.take(&[key(path, files::MAGNITUDE)], &[dims.out_features]));
+                    Tensor::f_stack(&each.collect::<Result<Vec<_>>>()?, 0)?
+                }
+            };
+            let place = Place::Slices(paths.iter().map(|path| key(path, files::MAGNITUDE)).collect());
+            let name = format!("{stack_name}.{}", files::MAGNITUDE);
+            let value = self.leaf(name, &value, place, Decay::Exempt, Gradient::EveryStep, at.device())?;
+            Some(Magnitude::new(value, squares))
+        } else {
+            None
+        };
+        Ok(Stack { a, b, slots, start, scaling, magnitude })
     }
 
     /// Factors of a stacked parameter: one A for all of an expert's parts.
@@ -143,6 +178,7 @@ impl<S: Storage> Lora<S> {
         };
         let a = factor(self, Factor::A, [site.experts, rank, site.in_features])?;
         let b = factor(self, Factor::B, [site.experts, site.out_features(), rank])?;
-        Ok(Stack { a, b, slots: (0..site.experts).map(Some).collect(), start: 0, scaling })
+        let slots = (0..site.experts).map(Some).collect();
+        Ok(Stack { a, b, slots, start: 0, scaling, magnitude: None })
     }
 }

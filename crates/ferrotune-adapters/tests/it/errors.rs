@@ -52,7 +52,6 @@ fn edit(folder: &Path, field: &str, value: Value) {
 fn options_that_change_the_mathematics_are_refused_by_name() {
     let _alone = alone();
     for (field, value) in [
-        ("use_dora", json!(true)),
         ("use_qalora", json!(true)),
         ("fan_in_fan_out", json!(true)),
         ("layer_replication", json!([[0, 2]])),
@@ -265,6 +264,18 @@ fn what_cannot_be_built_says_why_and_what_there_is() {
             "mixtral",
             LoraConfig { target_parameters: vec!["gate_up_proj".into()], ..saved(&["w3"]) },
             vec!["gate_up_proj", "modules_to_save"],
+        ),
+        (
+            "magnitudes and a bias of the product",
+            "llama-bias",
+            LoraConfig { use_dora: true, lora_bias: true, ..d() },
+            vec!["`lora_bias`", "use_dora"],
+        ),
+        (
+            "magnitudes of a stacked parameter",
+            "mixtral",
+            LoraConfig { use_dora: true, target_parameters: vec!["gate_up_proj".into()], ..d() },
+            vec!["`use_dora`", "target_parameters"],
         ),
         ("rank 0", "llama-gqa", LoraConfig { r: 0, ..d() }, vec!["`r`", "above 0"]),
     ];

@@ -17,7 +17,7 @@ use crate::{
 
 const EXPERTS: i64 = 4;
 
-fn site() -> GroupedSite {
+pub(crate) fn site() -> GroupedSite {
     let part = |name| Part { name, out_features: 3 };
     GroupedSite {
         experts: EXPERTS,
@@ -27,7 +27,7 @@ fn site() -> GroupedSite {
     }
 }
 
-fn source() -> Initialized {
+pub(crate) fn source() -> Initialized {
     let specs: Vec<WeightSpec> = (0..EXPERTS)
         .flat_map(|expert| ["w1", "w3"].map(|part| format!("layers.0.moe.experts.{expert}.{part}.weight")))
         .map(|name| WeightSpec { name, role: Role::Expert, shape: vec![3, 5], alias: None })

@@ -19,12 +19,15 @@ const ADAPTERS: &[(&str, &str)] = &[
     ("llama-lora-bias", "llama-head-dim"),
     ("llama-lora-bias-mergeable", "llama-bias"),
     ("llama-tied-head", "llama-tied"),
+    ("llama-dora", "llama-bias"),
+    ("llama-dora-rslora", "llama-head-dim"),
     ("mixtral-attention", "mixtral"),
     ("mixtral-flat", "mixtral"),
     ("mixtral-flat-gate-up", "mixtral"),
     ("mixtral-flat-down", "mixtral"),
     ("mixtral-per-expert", "mixtral"),
     ("mixtral-per-expert-upgraded", "mixtral"),
+    ("mixtral-per-expert-dora", "mixtral"),
 ];
 
 fn model(name: &str) -> Model {
@@ -76,6 +79,7 @@ fn options() -> Vec<(&'static str, LoraConfig)> {
                 ..with(&["q_proj"])
             },
         ),
+        ("llama-bias", LoraConfig { use_dora: true, bias: Bias::All, ..with(&["q_proj", "down_proj"]) }),
         ("mixtral", LoraConfig { modules_to_save: vec!["gate".into()], ..with(&["k_proj"]) }),
         ("mixtral", with(&["gate", "w2"])),
         ("llama-tied", LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..with(&["v_proj"]) }),

@@ -4,6 +4,7 @@
 // tests print are read by developers.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod dora;
 mod errors;
 mod experts;
 mod files;

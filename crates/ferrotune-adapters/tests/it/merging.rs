@@ -55,6 +55,8 @@ fn merged_checkpoints_equal_pefts() {
         ("mixtral-flat", "mixtral"),
         ("mixtral-per-expert", "mixtral"),
         ("mixtral-flat", "mixtral-fused"),
+        ("llama-dora", "llama-bias"),
+        ("mixtral-per-expert-dora", "mixtral"),
     ] {
         assert!(facts["merged"][name].is_object(), "{name}");
         let weights = AdapterWeights::open(&golden().join("adapters").join(name)).unwrap();
@@ -110,7 +112,9 @@ fn options() -> Vec<(&'static str, LoraConfig)> {
                 ..with(&["q_proj", "o_proj"])
             },
         ),
+        ("llama-bias", LoraConfig { use_dora: true, use_rslora: true, bias: Bias::LoraOnly, ..all.clone() }),
         ("mixtral", LoraConfig { target_modules: TargetModules::AllLinear, ..base.clone() }),
+        ("mixtral", LoraConfig { use_dora: true, target_modules: TargetModules::AllLinear, ..base.clone() }),
         ("mixtral", with(&["gate", "w2"])),
         (
             "mixtral",
@@ -169,6 +173,7 @@ fn merged_equals_forward_for_every_option_and_unmerged_equals_the_base() {
                 }
             }
             Err(Error::Replaced { .. }) => assert!(counts.replaced > 0),
+            Err(Error::Scaled { .. }) => assert!(config.use_dora),
             Err(other) => panic!("{other}"),
         }
     }

@@ -285,6 +285,13 @@ fn llama_adapters_train_as_in_peft() {
 }
 
 #[test]
+fn dora_adapters_train_as_in_peft() {
+    for name in ["llama-dora", "llama-dora-rslora", "mixtral-per-expert-dora"] {
+        check(name);
+    }
+}
+
+#[test]
 fn mixtral_attention_adapters_train_as_in_peft() {
     check("mixtral-attention");
     check("mixtral-attention-aux");

@@ -23,6 +23,8 @@ fn zero_initialised_lora_equals_base() {
         ("llama-gqa", LoraConfig { use_rslora: true, init_lora_weights: Init::Gaussian, ..all_linear() }),
         ("llama-gqa", LoraConfig { lora_dropout: 0.3, lora_bias: true, ..all_linear() }),
         ("llama-bias", LoraConfig { bias: Bias::All, ..all_linear() }),
+        ("llama-gqa", LoraConfig { use_dora: true, ..all_linear() }),
+        ("mixtral", LoraConfig { use_dora: true, ..all_linear() }),
         (
             "llama-bias",
             LoraConfig {
@@ -93,7 +95,7 @@ fn with_dropout(
     ferrotune_adapters::AdapterWeights::open(&path).unwrap()
 }
 
-fn named<'a>(adapter: &'a LoraAdapter, suffix: &str) -> &'a Tensor {
+pub(crate) fn named<'a>(adapter: &'a LoraAdapter, suffix: &str) -> &'a Tensor {
     &adapter.parameters().iter().find(|trained| trained.name.ends_with(suffix)).unwrap().tensor
 }
 
@@ -127,7 +129,7 @@ fn fresh_factors_have_the_documented_distributions() {
 }
 
 /// A linear map `[out, in]` with bias, in the given type.
-fn single(
+pub(crate) fn single(
     config: LoraConfig,
     dims: Dims,
     kind: Kind,

@@ -1,6 +1,7 @@
 //! Golden models and adapters, and how far apart two tensors are.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -12,6 +13,7 @@ use ferrotune_nn::{
     CausalLm, Dense, Frozen, Hidden, Pass, ProjectionBuilder, Role, Tokens, WeightSource, WeightSpec,
     checkpoint::Checkpoint, config::ConfigFile,
 };
+use ferrotune_torch::SharedTensor;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -175,4 +177,36 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     // A test that failed leaves nothing here that another could trip over.
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Weights in memory.
+pub(crate) struct Kept(BTreeMap<String, SharedTensor>);
+
+impl Kept {
+    pub(crate) fn new(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect())
+    }
+
+    /// What `source` gives when each of its tensors is read once.
+    pub(crate) fn read(source: &dyn WeightSource) -> Self {
+        Self::new(source.names().into_iter().map(|name| (name.clone(), source.read(&name).unwrap())))
+    }
+}
+
+impl WeightSource for Kept {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.0.get(name).map(|tensor| tensor.size())
+    }
+
+    fn read(&self, name: &str) -> ferrotune_nn::Result<Tensor> {
+        Ok(self.0[name].shallow_clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn place(&self) -> String {
+        "a test".to_owned()
+    }
 }

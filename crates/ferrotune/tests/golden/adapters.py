@@ -48,6 +48,11 @@ ADAPTERS = {
                                                          lora_bias=True), steps=1, merge=True),
     "llama-tied-head": Case("llama-tied", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"],
                                                modules_to_save=["lm_head"])),
+    "llama-dora": Case("llama-bias", dict(
+        r=4, lora_alpha=8, use_dora=True, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
+        rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 3}), merge=True),
+    "llama-dora-rslora": Case("llama-head-dim", dict(r=3, lora_alpha=4, use_dora=True, use_rslora=True,
+                                                     target_modules="all-linear")),
     "mixtral-attention": Case("mixtral", dict(r=4, lora_alpha=8, target_modules=ATTENTION)),
     "mixtral-attention-aux": Case("mixtral", dict(r=4, lora_alpha=8, target_modules=ATTENTION), aux=True,
                                   shares="mixtral-attention"),
@@ -57,6 +62,7 @@ ADAPTERS = {
     "mixtral-flat-idle": Case("mixtral", flat(EXPERTS), steps=1, shares="mixtral-flat", shapes=SHORT,
                               idle_expert=True),
     "mixtral-per-expert": Case("mixtral", PER_EXPERT, legacy=True, merge=True),
+    "mixtral-per-expert-dora": Case("mixtral", PER_EXPERT | dict(use_dora=True), legacy=True, merge=True),
     "mixtral-per-expert-idle": Case("mixtral", PER_EXPERT, legacy=True, steps=1, shares="mixtral-per-expert", shapes=SHORT,
                                     idle_expert=True, every_expert=False),
 }
