@@ -219,6 +219,22 @@ pub enum Error {
         /// The tensor.
         path: String,
     },
+    /// An adapter cannot have this name.
+    #[error("an adapter cannot be called `{name}`, which {problem}; choose another name")]
+    AdapterName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// No adapter of the model has this name.
+    #[error("no adapter of this model is called `{name}`; it has {available}")]
+    NoSuchAdapter {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        available: String,
+    },
     /// The norms of rows that were scaled cannot be taken back.
     #[error(
         "the rows of `{path}` were scaled to the adapter's magnitudes when it was merged (DoRA), and their old norms are \

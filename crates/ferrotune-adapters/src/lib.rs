@@ -4,6 +4,7 @@
 //! - [`Lora`] is a builder that a model is handed: it puts a product of low rank on the linear maps and experts that the
 //!   configuration means, over weights in any [`Storage`](ferrotune_nn::Storage), and gives a [`LoraAdapter`].
 //! - [`Nf4`] is a storage that keeps matrices in four bits: LoRA over it is QLoRA.
+//! - [`Adapters`] is a builder for several adapters over one base, one of which acts at a time.
 //! - [`AdapterWeights`] is an adapter outside a model: a PEFT folder read or to be written.
 //! - [`merge`] and [`unmerge`] add an adapter to a checkpoint and take it out again, one tensor at a time.
 //! - [`Untied`] gives a tied model a head of its own, for adapters that train the head or the embedding.
@@ -22,6 +23,7 @@ mod lora;
 mod merge;
 mod nf4;
 mod peft_config;
+mod several;
 mod target;
 mod tied;
 
@@ -34,4 +36,5 @@ pub use merge::{Merged, merge, unmerge};
 pub use nf4::{
     BlockScales, BlockSize, Census, Codebook, Nf4, QuantState, Quantization, QuantizedTensor, Tally,
 };
+pub use several::{AdapterSwitch, Adapters, DEFAULT_ADAPTER, NamedAdapters};
 pub use tied::Untied;

@@ -10,9 +10,9 @@ use ferrotune_nn::{
 };
 use tch::Kind;
 
-use crate::{AdaptedSite, AdapterWeights, LoraAdapter, LoraConfig, Result, files::Taker};
+use crate::{AdaptedSite, AdapterWeights, LoraAdapter, LoraConfig, Result};
 
-use draft::Draft;
+pub(crate) use draft::Draft;
 
 /// Builds models with LoRA on frozen weights in any storage.
 ///
@@ -52,8 +52,7 @@ impl<S: Storage> Lora<S> {
     /// [`Error::Pattern`](crate::Error::Pattern). Tensors that do not fit the model are errors while it is built;
     /// tensors that nobody asked for are one of [`finish`](Self::finish).
     pub fn load(weights: &AdapterWeights, storage: S) -> Result<Self> {
-        let draft = Draft::new(weights.config.clone(), Some(Taker::new(weights)))?;
-        Ok(Self { base: Frozen::new(storage), draft })
+        Ok(Self { base: Frozen::new(storage), draft: Draft::of(weights)? })
     }
 
     /// Keeps what trains in another type.
@@ -107,7 +106,10 @@ pub(crate) struct Building<'a, S> {
 
 impl<S: Storage> ProjectionBuilder for Building<'_, S> {
     fn parameter(&mut self, role: Role, shape: &[i64], at: &Weights<'_>) -> ModelResult<Parameter> {
-        self.draft.build_parameter(self.base, role, shape, at).map_err(|error| error.at(at.path()))
+        match self.draft.trained_parameter(role, shape, at).map_err(|error| error.at(at.path()))? {
+            Some(trained) => Ok(trained),
+            None => self.base.parameter(role, shape, at),
+        }
     }
 
     fn projection(&mut self, site: &Site, at: &Weights<'_>) -> ModelResult<Box<dyn Projection>> {

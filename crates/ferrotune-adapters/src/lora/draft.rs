@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ferrotune_nn::{
-    Decay, Frozen, Gradient, Parameter, Parameters, ProjectionBuilder, Role, Storage, Trained, Weights,
-};
+use ferrotune_nn::{Decay, Gradient, Parameter, Parameters, Role, Trained, Weights};
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Adaptation, AdaptedSite, Error, Init, LoraAdapter, LoraConfig, Result,
+    Adaptation, AdaptedSite, AdapterWeights, Error, Init, LoraAdapter, LoraConfig, Result,
     adapter::{Entry, Place},
     files::{Taker, key},
     target::{Decision, Rules, alias},
@@ -46,8 +44,12 @@ impl Draft {
         Self::new(config, None)
     }
 
-    /// An adapter with the values that `origin` hands out.
-    pub(crate) fn new(config: LoraConfig, origin: Option<Taker>) -> Result<Self> {
+    /// An adapter with the values of one that was read.
+    pub(crate) fn of(weights: &AdapterWeights) -> Result<Self> {
+        Self::new(weights.config.clone(), Some(Taker::new(weights)))
+    }
+
+    fn new(config: LoraConfig, origin: Option<Taker>) -> Result<Self> {
         Ok(Self {
             rules: Rules::new(&config)?,
             config,
@@ -77,19 +79,18 @@ impl Draft {
         Ok(LoraAdapter { config, parameters: self.parameters, entries: self.entries, sites: self.sites })
     }
 
-    /// A tensor used directly: trained in full where `modules_to_save` says so.
-    pub(super) fn build_parameter<S: Storage>(
+    /// A tensor used directly that `modules_to_save` says is to be trained in full.
+    pub(crate) fn trained_parameter(
         &mut self,
-        base: &mut Frozen<S>,
         role: Role,
         shape: &[i64],
         at: &Weights<'_>,
-    ) -> Result<Parameter> {
-        if self.rules.module(role, at.path())? == Decision::Saved {
-            self.record(at.path(), role, Adaptation::Saved);
-            return Ok(Parameter::new(self.copy(role, "weight", &["weight"], shape, at)?));
+    ) -> Result<Option<Parameter>> {
+        if self.rules.module(role, at.path())? != Decision::Saved {
+            return Ok(None);
         }
-        Ok(base.parameter(role, shape, at)?)
+        self.record(at.path(), role, Adaptation::Saved);
+        Ok(Some(Parameter::new(self.copy(role, "weight", &["weight"], shape, at)?)))
     }
 
     pub(super) fn record(&mut self, path: &str, role: Role, adaptation: Adaptation) {

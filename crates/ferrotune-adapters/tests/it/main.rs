@@ -13,4 +13,5 @@ mod merging;
 mod nf4;
 mod parity;
 mod projections;
+mod several;
 mod support;

@@ -10,6 +10,7 @@
 //! turns the site's weights into a frozen [`Matrix`]. What an adapter adds is its own business: it implements
 //! [`ProjectionBuilder`] over any storage.
 
+mod choice;
 mod dense;
 mod frozen;
 mod grouped;
@@ -22,6 +23,8 @@ use tch::Tensor;
 
 use crate::{Result, Weights};
 
+use choice::Alternatives;
+pub use choice::{Choice, ChosenGroup, ChosenProjection};
 pub use dense::Dense;
 pub use frozen::{Frozen, FrozenGroup, FrozenProjection, differentiable_product};
 pub use grouped::{LoopedGroup, RowGroups};
@@ -251,18 +254,28 @@ pub trait Grouped: Send + Sync + Debug {
 /// A tensor that a model uses directly: an embedding, a norm's scale.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    tensor: SharedTensor,
+    tensors: Alternatives<SharedTensor>,
+    choice: Choice,
 }
 
 impl Parameter {
     /// Wraps a tensor; whether it trains is its own `requires_grad`.
     pub fn new(tensor: impl Into<SharedTensor>) -> Self {
-        Self { tensor: tensor.into() }
+        let tensors = Alternatives { first: tensor.into(), others: Vec::new() };
+        Self { tensors, choice: Choice::default() }
+    }
+
+    /// Several, of which `choice` says by its index which one is in use.
+    #[must_use]
+    pub fn chosen(first: Self, others: Vec<Self>, choice: Choice) -> Self {
+        let others = others.into_iter().map(|other| other.tensors.first).collect();
+        Self { tensors: Alternatives { first: first.tensors.first, others }, choice }
     }
 
     /// The tensor.
     pub fn tensor(&self) -> &Tensor {
-        &self.tensor
+        let chosen: &SharedTensor = self.choice.of(&self.tensors);
+        chosen
     }
 }
 
