@@ -195,6 +195,28 @@ pub enum Error {
         /// Why.
         failure: crate::Failure,
     },
+    /// A judge answers no request: a wrong key, an unknown model, an exhausted quota.
+    #[error("judge `{judge}` refused to answer: {detail}")]
+    JudgeRefused {
+        /// Its name.
+        judge: String,
+        /// What it said and what to do.
+        detail: String,
+    },
+    /// The environment variable that should hold a key does not.
+    #[error("environment variable `{variable}`, which should hold the API key, {problem}")]
+    ApiKey {
+        /// Its name.
+        variable: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A cache of replies is open elsewhere.
+    #[error("cache `{path}` is in use by another run; wait for it, or name another file")]
+    CacheInUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// A dictionary folder lacks a file or holds a malformed one.
     #[error(
         "`{path}` is not WordNet data: {problem}; on Debian `apt-get install wordnet-base` puts it into /usr/share/wordnet"
@@ -341,6 +363,20 @@ pub enum LineProblem {
         "not a sample: {detail}; expected `id`, `metric`, `reference`, `prediction` and `score` or `failure`"
     )]
     NotASample {
+        /// What the parser said.
+        detail: String,
+    },
+    /// The line is no entry of a cache.
+    #[error(
+        "not an entry of a cache: {detail}; expected `key` and `value`. Move the file away to begin anew"
+    )]
+    NotACacheEntry {
+        /// What the parser said.
+        detail: String,
+    },
+    /// The line is JSON, but no recorded reply.
+    #[error("not a recorded reply: {detail}; expected `sample`, `purpose` and `text`")]
+    NotAReply {
         /// What the parser said.
         detail: String,
     },

@@ -10,6 +10,7 @@
 //! - [`Record`], [`SampleLine`]: what is written down; [`rescorable_pairs`] scores a written file again.
 //! - [`bleu`], [`chrf`], [`rouge`], [`meteor`], [`exact_match`], [`similarity`], [`bert_score`], [`perplexity`],
 //!   [`loss`]: the metrics.
+//! - [`judged`]: metrics whose numbers a [`judge`] gives.
 //! - [`task`]: benchmarks asked of a model; [`benchmark`]: answers found in responses, pass@k; [`arena`]: Elo and
 //!   Bradley-Terry; [`quality_index`].
 //! - [`statistics`]: intervals, standard errors, comparisons of two models; [`sacrebleu`]: that package's own tests.
@@ -45,6 +46,8 @@ pub mod bert_score;
 pub mod bleu;
 pub mod chrf;
 pub mod exact_match;
+pub mod judge;
+pub mod judged;
 pub mod loss;
 pub mod meteor;
 pub mod perplexity;
@@ -57,7 +60,9 @@ pub mod task;
 
 pub use error::{Error, LineProblem, Result, TaskDataProblem};
 pub use evaluate::{Evaluation, evaluate};
-pub use metric::{Evidence, Failure, FailureKind, Measurement, Metric, SampleScore, Unavailable};
+pub use metric::{
+    Evidence, Failure, FailureKind, Judged, Measurement, Metric, SampleScore, Transcript, Unavailable,
+};
 pub use pairs::{OnFailure, Pair, PairFile, Rejection, read_pairs};
 pub use porter::porter_stem;
 pub use record::{Dataset, IMPLEMENTATION_VERSION, JudgeInfo, Model, Record, Run};

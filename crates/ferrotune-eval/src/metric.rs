@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, OnFailure, Pair, Result, Tally};
+use crate::{Error, JudgeInfo, OnFailure, Pair, Result, Tally, judge::JudgeUsage};
 
 /// Scores predictions against references; implementors provide [`outputs`](Self::outputs) and
 /// [`measure`](Self::measure).
@@ -33,6 +33,30 @@ pub struct Measurement {
     pub samples: Vec<SampleScore>,
     /// The value's evidence, or why there is none.
     pub evidence: Evidence,
+    /// Who judged, and what was said, for judged metrics.
+    pub judged: Option<Judged>,
+}
+
+/// Who judged the samples of a [`Measurement`], what they said and what it did cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// The judge.
+    pub info: JudgeInfo,
+    /// The cost of this measurement.
+    pub usage: JudgeUsage,
+    /// One entry per sample, in order.
+    pub transcripts: Vec<Transcript>,
+}
+
+/// What a judge said about one sample.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transcript {
+    /// Its reply, word for word; of several replies each with the question's name before it.
+    pub raw: String,
+    /// Milliseconds that the replies took when they were given, cached ones included.
+    pub latency_ms: f64,
+    /// How often it was asked.
+    pub attempts: u32,
 }
 
 /// Whether and from what a value was computed.
@@ -148,7 +172,14 @@ impl Measurement {
         } else {
             Evidence::Measured(tally)
         };
-        Self { metric: metric.into(), variant: variant.into(), params: Map::new(), samples, evidence }
+        Self {
+            metric: metric.into(),
+            variant: variant.into(),
+            params: Map::new(),
+            samples,
+            evidence,
+            judged: None,
+        }
     }
 
     /// A metric that was asked for and could not be run.
@@ -170,6 +201,7 @@ impl Measurement {
             params: Map::new(),
             samples,
             evidence: Evidence::NotMeasured { reason },
+            judged: None,
         }
     }
 

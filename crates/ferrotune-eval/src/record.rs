@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Evidence, Measurement, Result, Tally,
+    judge::JudgeUsage,
     statistics::{Bootstrap, mean_stderr, wilson_interval},
 };
 
@@ -88,6 +89,9 @@ pub struct Record {
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeInfo>,
+    /// What judging did cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge_usage: Option<JudgeUsage>,
     /// Samples there are.
     pub n_total: usize,
     /// Samples the value is over.
@@ -133,7 +137,8 @@ impl Record {
             variant: measurement.variant.clone(),
             implementation_version: IMPLEMENTATION_VERSION.to_owned(),
             params: measurement.params.clone(),
-            judge: None,
+            judge: measurement.judged.as_ref().map(|judged| judged.info.clone()),
+            judge_usage: measurement.judged.as_ref().map(|judged| judged.usage),
             n_total,
             n_scored,
             n_failed: n_total - n_scored,
@@ -143,8 +148,8 @@ impl Record {
             ci95: None,
             ci_method: "none".to_owned(),
             wall_s,
-            tokens_in: None,
-            tokens_out: None,
+            tokens_in: measurement.judged.as_ref().map(|judged| judged.usage.prompt_tokens),
+            tokens_out: measurement.judged.as_ref().map(|judged| judged.usage.completion_tokens),
         };
         match &measurement.evidence {
             Evidence::NotMeasured { reason } => record.not_measured = Some(reason.clone()),

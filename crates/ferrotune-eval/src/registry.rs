@@ -8,10 +8,15 @@ use crate::{
     bleu::{Bleu, BleuConfig},
     chrf::{Chrf, ChrfConfig},
     exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
+    judge::Judging,
+    judged::{FastChatScore, Gpt4Score},
     meteor::{CorrectedMeteor, Lexicon, Meteor, MeteorConfig, ModuleWeights},
     rouge::{Rouge, RougeKind, Stemming},
     similarity::SemanticSimilarity,
 };
+
+/// Why a judged metric is not measured.
+const NO_JUDGE: &str = "no judge was configured";
 
 /// Metrics by name. A value that callers own and extend; there is no global one.
 ///
@@ -64,6 +69,8 @@ impl Registry {
             ("semantic_similarity", "no sentence encoder was given"),
             ("bert_score", "no token encoder was given"),
             ("perplexity", "it needs a model's log-likelihoods, which pairs of texts do not have"),
+            ("gpt4_score", NO_JUDGE),
+            ("gpt4_score_fastchat", NO_JUDGE),
         ] {
             let unavailable = Unavailable { metric: metric.to_owned(), reason: reason.to_owned() };
             registry.insert(metric, unavailable)?;
@@ -95,6 +102,16 @@ impl Registry {
         self.replace("meteor", Meteor::new(config, lexicon.wordnet.clone())?);
         let corrected = CorrectedMeteor::new(config, ModuleWeights::default(), lexicon.clone())?;
         self.replace("meteor_corrected", corrected);
+        Ok(self)
+    }
+
+    /// The same registry with the metrics that a judge gives: `gpt4_score`, `gpt4_score_fastchat`.
+    ///
+    /// # Errors
+    /// None with the settings used here; the constructors' errors are passed on.
+    pub fn with_judge(mut self, judging: &Arc<Judging>) -> Result<Self> {
+        self.replace("gpt4_score", Gpt4Score::new(Arc::clone(judging))?);
+        self.replace("gpt4_score_fastchat", FastChatScore::new(Arc::clone(judging))?);
         Ok(self)
     }
 

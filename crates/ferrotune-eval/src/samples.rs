@@ -104,11 +104,15 @@ pub fn sample_lines(pairs: &[Pair], measurements: &[Measurement]) -> Result<Vec<
                 right: pairs.len(),
             });
         }
-        for (pair, sample) in pairs.iter().zip(&measurement.samples) {
+        for (i, (pair, sample)) in pairs.iter().zip(&measurement.samples).enumerate() {
+            let transcript = measurement.judged.as_ref().and_then(|judged| judged.transcripts.get(i));
             lines.push(SampleLine {
                 input: pair.instruction.clone(),
                 reference: pair.references.clone(),
                 prediction: pair.prediction.clone(),
+                raw_judge: transcript.map(|t| t.raw.clone()),
+                latency_ms: transcript.map(|t| t.latency_ms),
+                attempts: transcript.map(|t| t.attempts),
                 ..line_of(&measurement.metric, sample)
             });
         }

@@ -1,0 +1,454 @@
+//! A judge, what it has answered before, and what happens when it fails.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use ferrotune_core::digest;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Estimate, FinishReason, Judge, JudgeError, JudgeReply, JudgeRequest, JudgeUsage, Message, Price,
+    ReplyCache, ReplyFormat, Role, limits::lock,
+};
+use crate::{
+    Error, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore,
+    Transcript,
+};
+
+/// How a judge is asked, and what its failures mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JudgingOptions {
+    /// 0 is greedy; `None` leaves it to the judge, for models that accept no temperature.
+    pub temperature: Option<f64>,
+    /// The longest reply, in tokens.
+    pub max_tokens: u32,
+    /// Seeds the judge's sampling where it can be seeded; repetition `r` gets this seed plus `r`.
+    pub seed: Option<u64>,
+    /// How often every sample is judged, at least 1. Its score is the mean, and a failure of one is a failure of the sample.
+    pub repeats: u32,
+    /// How often a judge is told that its reply cannot be used and asked for another one, by the metrics of our own
+    /// definition; variants of other packages repair by their own rules.
+    pub reasks: u32,
+    /// Under [`OnFailure::Error`] the first failure ends the work, before more is spent; pass the same to
+    /// [`evaluate`](crate::evaluate).
+    pub on_failure: OnFailure,
+    /// Turns tokens into money.
+    pub price: Option<Price>,
+}
+
+impl Default for JudgingOptions {
+    /// Greedy, 2,048 tokens, seed 0, once, with one chance to correct a reply; the first failure is an error; no price.
+    fn default() -> Self {
+        Self {
+            temperature: Some(0.0),
+            max_tokens: 2048,
+            seed: Some(0),
+            repeats: 1,
+            reasks: 1,
+            on_failure: OnFailure::default(),
+            price: None,
+        }
+    }
+}
+
+/// A judge with its cache and its options, which judged metrics share.
+///
+/// Samples are judged by as many threads as the judge allows; results are kept by sample, so neither their order nor the
+/// number of threads changes anything.
+pub struct Judging {
+    judge: Arc<dyn Judge>,
+    cache: Arc<ReplyCache>,
+    options: JudgingOptions,
+    usage: Mutex<JudgeUsage>,
+}
+
+/// One question of a metric.
+pub(crate) struct Question {
+    pub(crate) purpose: &'static str,
+    pub(crate) system: String,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) format: ReplyFormat,
+}
+
+impl Question {
+    pub(crate) fn new(purpose: &'static str, system: &str, prompt: String, format: ReplyFormat) -> Self {
+        let messages = vec![Message { role: Role::User, content: prompt }];
+        Self { purpose, system: system.to_owned(), messages, format }
+    }
+
+    /// The same conversation, continued by the judge's reply and an answer to it.
+    pub(crate) fn continued(&self, reply: &str, answer: String) -> Self {
+        let mut messages = self.messages.clone();
+        messages.push(Message { role: Role::Assistant, content: reply.to_owned() });
+        messages.push(Message { role: Role::User, content: answer });
+        Self { purpose: self.purpose, system: self.system.clone(), messages, format: self.format }
+    }
+}
+
+/// Why a sample's judgment ends without a score.
+pub(crate) enum Stop {
+    /// The sample has failed.
+    Failure(Failure),
+    /// The whole run has.
+    Error(Error),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What was found out about one sample.
+pub(crate) struct Verdict {
+    pub(crate) score: f64,
+    pub(crate) extracted: String,
+}
+
+/// The conversation about one sample.
+pub(crate) struct Interview<'j> {
+    judging: &'j Judging,
+    sample: &'j str,
+    repeat: u32,
+    log: &'j RefCell<Log>,
+}
+
+/// What was said about a sample and what it cost.
+#[derive(Default)]
+struct Log {
+    replies: Vec<(&'static str, String)>,
+    asked: u32,
+    latency_ms: f64,
+    usage: JudgeUsage,
+    models: BTreeSet<String>,
+}
+
+struct Judgment {
+    score: Result<Verdict, Failure>,
+    spread: Option<f64>,
+    log: Log,
+}
+
+/// The judgments of all samples, in their order.
+pub(crate) struct Verdicts {
+    samples: Vec<(String, Judgment)>,
+    usage: JudgeUsage,
+}
+
+impl Judging {
+    /// A judge with its cache.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for no repetition at all, replies without a token, or a temperature or a price that is negative
+    /// or not finite.
+    pub fn new(judge: Arc<dyn Judge>, cache: Arc<ReplyCache>, options: JudgingOptions) -> Result<Arc<Self>> {
+        let wrong = |option, found: String, expected| Err(Error::Setting { option, found, expected });
+        if options.repeats == 0 {
+            return wrong("repeats", "0".to_owned(), "at least 1");
+        }
+        if options.max_tokens == 0 {
+            return wrong("max_tokens", "0".to_owned(), "at least 1");
+        }
+        let valid = |x: f64| x.is_finite() && x >= 0.0;
+        if let Some(temperature) = options.temperature.filter(|&t| !valid(t)) {
+            return wrong("temperature", temperature.to_string(), "a number not below 0");
+        }
+        if let Some(price) =
+            options.price.filter(|p| !valid(p.prompt_per_million) || !valid(p.completion_per_million))
+        {
+            return wrong("price", format!("{price:?}"), "numbers not below 0");
+        }
+        let usage = Mutex::new(JudgeUsage::at(options.price.as_ref()));
+        Ok(Arc::new(Self { judge, cache, options, usage }))
+    }
+
+    /// What all questions through this value did cost, failed runs included.
+    #[must_use]
+    pub fn usage(&self) -> JudgeUsage {
+        *lock(&self.usage)
+    }
+
+    /// How the judge is asked.
+    #[must_use]
+    pub fn options(&self) -> &JudgingOptions {
+        &self.options
+    }
+
+    /// Judges every pair by `judge`, one conversation per repetition.
+    ///
+    /// # Errors
+    /// [`Error::JudgeRefused`]; what the cache gives; under [`OnFailure::Error`] [`Error::SampleFailed`].
+    pub(crate) fn judge_all(
+        &self,
+        metric: &str,
+        pairs: &[Pair],
+        judge: impl Fn(&Interview<'_>, &Pair) -> Result<Verdict, Stop> + Sync,
+    ) -> Result<Verdicts> {
+        let next = AtomicUsize::new(0);
+        let ended = AtomicBool::new(false);
+        let found: Mutex<Vec<Option<Result<Judgment>>>> = Mutex::new(pairs.iter().map(|_| None).collect());
+        let work = || {
+            while !ended.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(pair) = pairs.get(index) else { break };
+                let judgment = self.judge_one(metric, pair, &judge);
+                if judgment.is_err() {
+                    ended.store(true, Ordering::Relaxed);
+                }
+                lock(&found)[index] = Some(judgment);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..self.judge.concurrency().min(pairs.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut verdicts =
+            Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()) };
+        let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The first error in the order of the samples, which is the same whichever thread was faster in most cases.
+        for (pair, judgment) in pairs.iter().zip(found.into_iter().flatten()) {
+            let judgment = judgment?;
+            verdicts.usage += judgment.log.usage;
+            verdicts.samples.push((pair.id.clone(), judgment));
+        }
+        Ok(verdicts)
+    }
+
+    fn judge_one(
+        &self,
+        metric: &str,
+        pair: &Pair,
+        judge: &(impl Fn(&Interview<'_>, &Pair) -> Result<Verdict, Stop> + Sync),
+    ) -> Result<Judgment> {
+        let log = RefCell::new(Log { usage: JudgeUsage::at(self.options.price.as_ref()), ..Log::default() });
+        let mut verdicts = Vec::new();
+        let mut failed = None;
+        for repeat in 0..self.options.repeats {
+            let interview = Interview { judging: self, sample: &pair.id, repeat, log: &log };
+            match judge(&interview, pair) {
+                Ok(verdict) => verdicts.push(verdict),
+                Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Failure(failure)) if self.options.on_failure == OnFailure::Error => {
+                    let (metric, id) = (metric.to_owned(), pair.id.clone());
+                    return Err(Error::SampleFailed { metric, id, failure });
+                }
+                Err(Stop::Failure(failure)) => {
+                    failed = Some(failure);
+                    break;
+                }
+            }
+        }
+        let log = log.into_inner();
+        if let Some(failure) = failed {
+            return Ok(Judgment { score: Err(failure), spread: None, log });
+        }
+        let n = verdicts.len() as f64;
+        let mean = verdicts.iter().map(|v| v.score).sum::<f64>() / n;
+        let squares: f64 = verdicts.iter().map(|v| (v.score - mean).powi(2)).sum();
+        let spread = (verdicts.len() > 1).then(|| (squares / (n - 1.0)).sqrt());
+        let extracted = verdicts.into_iter().map(|v| v.extracted).collect::<Vec<_>>().join("; ");
+        Ok(Judgment { score: Ok(Verdict { score: mean, extracted }), spread, log })
+    }
+
+    /// The question as the judge gets it, and the digest of everything that its reply depends on.
+    fn request(&self, sample: &str, repeat: u32, question: &Question) -> (JudgeRequest, String) {
+        let request = JudgeRequest {
+            sample: sample.to_owned(),
+            purpose: question.purpose.to_owned(),
+            system: question.system.clone(),
+            messages: question.messages.clone(),
+            temperature: self.options.temperature,
+            max_tokens: self.options.max_tokens,
+            seed: self.options.seed.map(|seed| seed.wrapping_add(u64::from(repeat))),
+            format: question.format,
+        };
+        let identity = self.judge.identity();
+        let subject = json!([
+            "judge 1",
+            [identity.name, identity.params],
+            [sample, request.purpose, repeat],
+            [request.system, request.messages],
+            [request.temperature, request.max_tokens, request.seed, request.format],
+        ]);
+        let key = digest::of_bytes(subject.to_string().as_bytes());
+        (request, key)
+    }
+
+    /// Adds what questions would cost. `known` are complete; of `expected` only number and length in bytes are known.
+    pub(crate) fn estimate(&self, sample: &str, known: &[Question], expected: &[usize]) -> Estimate {
+        let mut estimate = Estimate { cost_at_most: self.options.price.map(|_| 0.0), ..Estimate::default() };
+        let mut add = |tokens: u64| {
+            let reply = u64::from(self.options.max_tokens);
+            estimate.calls += 1;
+            estimate.prompt_tokens += tokens;
+            estimate.completion_tokens_at_most += reply;
+            if let (Some(cost), Some(price)) = (&mut estimate.cost_at_most, &self.options.price) {
+                *cost += price.of(tokens, reply);
+            }
+        };
+        let mut cached = 0;
+        for repeat in 0..self.options.repeats {
+            for question in known {
+                let (request, key) = self.request(sample, repeat, question);
+                if self.cache.contains(&key) { cached += 1 } else { add(request.approximate_tokens()) }
+            }
+            expected.iter().for_each(|bytes| add(bytes.div_ceil(4) as u64));
+        }
+        Estimate { cached, ..estimate }
+    }
+}
+
+impl fmt::Debug for Judging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judging")
+            .field("judge", &self.judge)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Interview<'_> {
+    /// Asks a question, or finds the reply to it in the cache.
+    pub(crate) fn ask(&self, question: &Question) -> Result<JudgeReply, Stop> {
+        let judging = self.judging;
+        let (request, key) = judging.request(self.sample, self.repeat, question);
+        let mut log = self.log.borrow_mut();
+        let reply = if let Some(reply) = judging.cache.get::<JudgeReply>(&key) {
+            log.usage.cached += 1;
+            lock(&judging.usage).cached += 1;
+            reply
+        } else {
+            let outcome = judging.judge.ask(&request);
+            let price = judging.options.price.as_ref();
+            log.usage.add_call(&outcome, price);
+            lock(&judging.usage).add_call(&outcome, price);
+            let reply = outcome.map_err(|error| match error {
+                JudgeError::Refused { detail } => {
+                    Stop::Error(Error::JudgeRefused { judge: judging.judge.identity().name, detail })
+                }
+                JudgeError::Unavailable { detail, .. } => {
+                    Stop::Failure(Failure { kind: FailureKind::JudgeUnavailable, detail })
+                }
+            })?;
+            judging.cache.put_all([(key.as_str(), &reply)])?;
+            reply
+        };
+        log.asked += 1 + reply.retries;
+        log.latency_ms += reply.latency_ms;
+        log.replies.push((question.purpose, reply.text.clone()));
+        if !reply.model.is_empty() {
+            log.models.insert(reply.model.clone());
+        }
+        Ok(reply)
+    }
+
+    /// Asks until `read` understands a reply, at most once more than [`JudgingOptions::reasks`].
+    ///
+    /// A reply that was cut off or withheld is never read: what is left of it may look complete.
+    pub(crate) fn ask_for<T>(
+        &self,
+        question: &Question,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Stop> {
+        let read_whole = |reply: &JudgeReply| match reply.finish {
+            FinishReason::Length => {
+                Err(format!("the reply was cut off at {} tokens", self.judging.options.max_tokens))
+            }
+            FinishReason::ContentFilter => Err("the server withheld the reply".to_owned()),
+            FinishReason::Stop | FinishReason::Unknown => read(&reply.text),
+        };
+        let mut reply = self.ask(question)?;
+        let mut found = read_whole(&reply);
+        for _ in 0..self.judging.options.reasks {
+            let Err(problem) = &found else { break };
+            let answer = format!(
+                "That reply cannot be used: {problem}. Reply again, with exactly the JSON that was asked for and \
+                 nothing else."
+            );
+            reply = self.ask(&question.continued(&reply.text, answer))?;
+            found = read_whole(&reply);
+        }
+        found.map_err(|problem| Stop::Failure(judge_reply(problem)))
+    }
+}
+
+/// The failure of a sample whose judge cannot be understood.
+pub(crate) fn judge_reply(detail: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::JudgeReply, detail: detail.into() }
+}
+
+impl Verdicts {
+    /// The mean of the scores, with who judged, from which prompts (`prompts` is their text), and at what cost.
+    pub(crate) fn into_measurement(
+        self,
+        judging: &Judging,
+        metric: &str,
+        variant: &str,
+        prompts: &[&str],
+    ) -> Measurement {
+        let mut samples = Vec::with_capacity(self.samples.len());
+        let mut transcripts = Vec::with_capacity(self.samples.len());
+        let mut models = BTreeSet::new();
+        let mut spreads = Vec::new();
+        for (id, judgment) in self.samples {
+            let (score, extracted) = match judgment.score {
+                Ok(verdict) => (Ok(verdict.score), Some(verdict.extracted)),
+                Err(failure) => (Err(failure), None),
+            };
+            spreads.extend(judgment.spread);
+            models.extend(judgment.log.models);
+            samples.push(SampleScore { id, extracted, score });
+            transcripts.push(Transcript {
+                raw: raw(judgment.log.replies),
+                latency_ms: judgment.log.latency_ms,
+                attempts: judgment.log.asked,
+            });
+        }
+        let options = &judging.options;
+        let mut measurement = Measurement::of_mean(metric, variant, samples);
+        if options.repeats > 1 {
+            let spread = spreads.iter().sum::<f64>() / spreads.len() as f64;
+            measurement = measurement
+                .with_param("repeats", options.repeats)
+                .with_param("mean_standard_deviation_over_repeats", spread);
+        }
+        let identity = judging.judge.identity();
+        let mut params: Map<String, Value> = identity.params;
+        params.insert("temperature".to_owned(), json!(options.temperature));
+        params.insert("max_tokens".to_owned(), json!(options.max_tokens));
+        params.insert("seed".to_owned(), json!(options.seed));
+        params.insert("reasks".to_owned(), json!(options.reasks));
+        params.insert("answered_as".to_owned(), json!(models));
+        let info = JudgeInfo {
+            name: identity.name,
+            params,
+            prompt_sha: digest::of_bytes(prompts.join("\n\u{1e}\n").as_bytes()),
+        };
+        measurement.judged = Some(Judged { info, usage: self.usage, transcripts });
+        measurement
+    }
+}
+
+/// A single reply word for word; several with what each answers.
+fn raw(mut replies: Vec<(&'static str, String)>) -> String {
+    if replies.len() == 1 {
+        return replies.remove(0).1;
+    }
+    replies.iter().map(|(purpose, text)| format!("[{purpose}]\n{text}")).collect::<Vec<_>>().join("\n\n")
+}

@@ -1,0 +1,124 @@
+//! What judging costs: counted, and estimated beforehand.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+use super::{JudgeError, JudgeReply};
+
+/// What a judge asks for its work; the currency is the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Price {
+    /// For a million tokens of questions.
+    pub prompt_per_million: f64,
+    /// For a million tokens of replies.
+    pub completion_per_million: f64,
+}
+
+impl Price {
+    /// The price of this many tokens.
+    #[must_use]
+    pub fn of(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+        (prompt_tokens as f64 * self.prompt_per_million
+            + completion_tokens as f64 * self.completion_per_million)
+            / 1e6
+    }
+}
+
+/// What judging did cost in one run. Replies from a cache are counted and cost nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JudgeUsage {
+    /// Questions put to the judge, each once however often it was repeated.
+    pub calls: u64,
+    /// Questions that a cache answered.
+    pub cached: u64,
+    /// Times that a question was put again after a fault of the server or the line.
+    pub retries: u64,
+    /// Questions that stayed without a reply.
+    pub unanswered: u64,
+    /// Tokens of the questions, as the judge counted them.
+    pub prompt_tokens: u64,
+    /// Tokens of the replies, as the judge counted them.
+    pub completion_tokens: u64,
+    /// Replies whose tokens the judge did not count: if there are any, tokens and cost are lower bounds.
+    pub uncounted: u64,
+    /// The price of the tokens; `None` without a price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+}
+
+impl JudgeUsage {
+    /// An empty account, at this price.
+    pub(super) fn at(price: Option<&Price>) -> Self {
+        Self { cost: price.map(|_| 0.0), ..Self::default() }
+    }
+
+    pub(super) fn add_call(&mut self, outcome: &Result<JudgeReply, JudgeError>, price: Option<&Price>) {
+        self.calls += 1;
+        match outcome {
+            Ok(reply) => {
+                self.retries += u64::from(reply.retries);
+                let (prompt, completion) = (reply.usage.prompt_tokens, reply.usage.completion_tokens);
+                self.uncounted += u64::from(prompt.is_none() || completion.is_none());
+                self.prompt_tokens += prompt.unwrap_or(0);
+                self.completion_tokens += completion.unwrap_or(0);
+                if let (Some(cost), Some(price)) = (&mut self.cost, price) {
+                    *cost += price.of(prompt.unwrap_or(0), completion.unwrap_or(0));
+                }
+            }
+            Err(error) => {
+                self.unanswered += 1;
+                if let JudgeError::Unavailable { retries, .. } = error {
+                    self.retries += u64::from(*retries);
+                }
+            }
+        }
+    }
+}
+
+impl AddAssign for JudgeUsage {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.cached += other.cached;
+        self.retries += other.retries;
+        self.unanswered += other.unanswered;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.uncounted += other.uncounted;
+        self.cost = sum(self.cost, other.cost);
+    }
+}
+
+fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.zip(b).map(|(a, b)| a + b).or(a).or(b)
+}
+
+/// What judging would cost, found without a single request.
+///
+/// Questions that depend on earlier replies are taken to be as long as the texts they are made of. Tokens of questions are
+/// a quarter of their bytes; replies are bounded by the longest allowed one, so the cost is an upper bound up to that
+/// approximation, as long as every reply can be understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Questions to the judge.
+    pub calls: u64,
+    /// Questions that the cache answers already.
+    pub cached: u64,
+    /// Tokens of the questions, approximately.
+    pub prompt_tokens: u64,
+    /// Tokens of the replies, at most.
+    pub completion_tokens_at_most: u64,
+    /// Price, at most; `None` without a price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_at_most: Option<f64>,
+}
+
+impl AddAssign for Estimate {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.cached += other.cached;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens_at_most += other.completion_tokens_at_most;
+        self.cost_at_most = sum(self.cost_at_most, other.cost_at_most);
+    }
+}
