@@ -68,6 +68,10 @@ impl WeightSource for Untied<'_> {
         self.source.read_rows(self.stored(name), rows)
     }
 
+    fn read_stacked(&self, name: &str, index: i64, rows: Range<i64>) -> ModelResult<Tensor> {
+        self.source.read_stacked(self.stored(name), index, rows)
+    }
+
     fn encoded(&self, name: &str) -> ModelResult<Option<Encoded>> {
         self.source.encoded(self.stored(name))
     }

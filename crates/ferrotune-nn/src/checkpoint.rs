@@ -25,6 +25,9 @@ pub use writer::CheckpointWriter;
 /// Larger headers are refused, as the safetensors reference does, before anything is allocated for them.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// A weight is read in pieces of this size; a multiple of every type's size.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// Says which tensor lies in which shard.
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -115,32 +118,41 @@ impl Checkpoint {
             .ok_or_else(|| Error::MissingTensor { name: name.to_owned(), place: self.place() })
     }
 
-    fn read_slice(&self, name: &str, rows: Option<Range<i64>>) -> Result<Tensor> {
+    /// A weight's entry and the kind of tensor that holds it.
+    fn weight(&self, name: &str) -> Result<(&Entry, Kind)> {
         let entry = self.entry(name)?;
         let kind = kind_of(entry.dtype).ok_or_else(|| Error::WrongType {
             name: name.to_owned(),
             place: self.place(),
             found: format!("{:?}", entry.dtype),
         })?;
-        let mut shape = entry.shape.clone();
-        let mut start = 0;
-        if let Some(rows) = rows {
-            if shape.is_empty() || rows.start < 0 || rows.start > rows.end || rows.end > shape[0] {
-                let found = format!("{rows:?} of `{name}` with shape {shape:?}");
-                return Err(Error::Argument {
-                    argument: "rows",
-                    found,
-                    expected: "rows that the tensor has",
-                });
-            }
-            let row_bytes = shape[1..].iter().product::<i64>() as u64 * kind.elt_size_in_bytes() as u64;
-            start += rows.start as u64 * row_bytes;
-            shape[0] = rows.end - rows.start;
-        }
-        let mut bytes = vec![0; shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes()];
-        entry.read_exact_at(&mut bytes, start)?;
-        Ok(Tensor::f_from_data_size(&bytes, &shape, kind)?)
+        Ok((entry, kind))
     }
+}
+
+/// Reads a tensor of `shape` from the element `first` of a stored tensor on, in pieces, so that a weight is never in
+/// memory twice.
+fn read_elements(entry: &Entry, kind: Kind, first: i64, shape: &[i64]) -> Result<Tensor> {
+    let tensor = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+    let (flat, size) = (tensor.f_view([-1])?, kind.elt_size_in_bytes());
+    let mut bytes = vec![0; (tensor.numel() * size).min(PIECE_BYTES)];
+    for from in (0..tensor.numel()).step_by(PIECE_BYTES / size) {
+        let count = (tensor.numel() - from).min(PIECE_BYTES / size);
+        let bytes = &mut bytes[..count * size];
+        entry.read_exact_at(bytes, (first as usize + from) as u64 * size as u64)?;
+        let piece = Tensor::f_from_data_size(bytes, &[count as i64], kind)?;
+        flat.f_narrow(0, from as i64, count as i64)?.f_copy_(&piece)?;
+    }
+    Ok(tensor)
+}
+
+/// `range`, if it lies within `0..size`.
+fn within(name: &str, shape: &[i64], range: Range<i64>, size: i64) -> Result<Range<i64>> {
+    if range.start < 0 || range.start > range.end || range.end > size {
+        let found = format!("{range:?} of `{name}` with shape {shape:?}");
+        return Err(Error::Argument { argument: "rows", found, expected: "rows that the tensor has" });
+    }
+    Ok(range)
 }
 
 impl WeightSource for Checkpoint {
@@ -149,11 +161,32 @@ impl WeightSource for Checkpoint {
     }
 
     fn read(&self, name: &str) -> Result<Tensor> {
-        self.read_slice(name, None)
+        let (entry, kind) = self.weight(name)?;
+        read_elements(entry, kind, 0, &entry.shape)
     }
 
     fn read_rows(&self, name: &str, rows: Range<i64>) -> Result<Tensor> {
-        self.read_slice(name, Some(rows))
+        let (entry, kind) = self.weight(name)?;
+        let mut shape = entry.shape.clone();
+        let rows = within(name, &shape, rows, shape.first().copied().unwrap_or(-1))?;
+        shape[0] = rows.end - rows.start;
+        read_elements(entry, kind, rows.start * shape[1..].iter().product::<i64>(), &shape)
+    }
+
+    fn read_stacked(&self, name: &str, index: i64, rows: Range<i64>) -> Result<Tensor> {
+        let (entry, kind) = self.weight(name)?;
+        let &[stacked, height, width] = entry.shape.as_slice() else {
+            let found = format!("`{name}` with shape {:?}", entry.shape);
+            return Err(Error::Argument {
+                argument: "name",
+                found,
+                expected: "a stacked tensor of matrices",
+            });
+        };
+        within(name, &entry.shape, index..index + 1, stacked)?;
+        let rows = within(name, &entry.shape, rows, height)?;
+        let first = (index * height + rows.start) * width;
+        read_elements(entry, kind, first, &[rows.end - rows.start, width])
     }
 
     fn names(&self) -> Vec<String> {

@@ -19,7 +19,7 @@ pub struct Encoded {
     pub beside: BTreeMap<String, Tensor>,
 }
 
-/// Named tensors; implementors provide all methods but [`read_rows`](Self::read_rows) and [`encoded`](Self::encoded).
+/// Named tensors; implementors provide all methods that have no default.
 ///
 /// A source that decodes shows decoded weights in [`shape`](Self::shape) and [`read`](Self::read), and leaves out of
 /// [`names`](Self::names) what is stored beside them.
@@ -36,6 +36,12 @@ pub trait WeightSource: Send + Sync {
     /// A range of a tensor's first dimension. Sources that can read part of a tensor do.
     fn read_rows(&self, name: &str, rows: Range<i64>) -> Result<Tensor> {
         Ok(self.read(name)?.f_narrow(0, rows.start, rows.end - rows.start)?)
+    }
+
+    /// Rows of one matrix of a stacked tensor `[matrices, rows, columns]`. Sources that can read part of a tensor do.
+    fn read_stacked(&self, name: &str, index: i64, rows: Range<i64>) -> Result<Tensor> {
+        let matrix = self.read_rows(name, index..index + 1)?.f_select(0, 0)?;
+        Ok(matrix.f_narrow(0, rows.start, rows.end - rows.start)?)
     }
 
     /// The weight in the encoding in which it is stored, on the CPU; nothing for one that is stored as it is.
@@ -135,11 +141,7 @@ impl<'s> Layouts<'s> {
     fn read_alias(&self, Alias { name, slice }: &Alias) -> Result<Tensor> {
         Ok(match slice {
             None => self.source.read(name)?,
-            Some((index, rows)) => self.source.read_rows(name, *index..index + 1)?.f_select(0, 0)?.f_narrow(
-                0,
-                rows.start,
-                rows.end - rows.start,
-            )?,
+            Some((index, rows)) => self.source.read_stacked(name, *index, rows.clone())?,
         })
     }
 

@@ -104,6 +104,29 @@ fn rows_that_a_tensor_lacks_are_refused() {
 }
 
 #[test]
+fn rows_of_one_of_several_stacked_matrices_are_read_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), SINGLE, &[("a", &ramp(0, 24).view([2, 4, 3])), ("b", &ramp(0, 6).view([2, 3]))]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.read_stacked("a", 1, 2..4).unwrap(), ramp(18, 24).view([2, 3]));
+    for (name, index, rows) in [("a", 2, 0..1), ("a", -1, 0..1), ("a", 0, 3..5), ("b", 0, 0..1)] {
+        let message = checkpoint.read_stacked(name, index, rows).unwrap_err().to_string();
+        assert!(message.contains(&format!("`{name}` with shape")), "{message}");
+    }
+}
+
+/// More than a piece, and not a whole number of them.
+#[test]
+fn a_large_tensor_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = ramp(0, 3 * (1 << 18) + 5);
+    write(folder.path(), SINGLE, &[("a", &ramp(0, 2)), ("large", &large)]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.read("large").unwrap(), large);
+    assert_eq!(checkpoint.read_rows("large", 7..600_000).unwrap(), ramp(7, 600_000));
+}
+
+#[test]
 fn a_weight_in_both_layouts_must_have_one_value() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -68,6 +68,15 @@ pub fn host_resident_bytes() -> Option<u64> {
     status_field("VmRSS:")
 }
 
+/// Gives free memory of the process back to the system, where the C library can (glibc's `malloc_trim`).
+///
+/// Tensors that come and go while others stay leave holes in the heap, and the next tensor may not fit into the last one's
+/// hole: over the loading of a model they add up to more than a matrix. Worth calling after large tensors of many sizes
+/// were dropped; costs a walk over the heap, and page faults where the memory is used again.
+pub fn trim_host() {
+    ffi::trim_heap();
+}
+
 /// A field of `/proc/self/status`, which counts in units of 1024 bytes and calls them kB (proc(5)).
 fn status_field(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;

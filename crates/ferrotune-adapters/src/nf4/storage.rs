@@ -6,6 +6,8 @@ use ferrotune_nn::{
     Dense, GroupedMatrix, GroupedSite, Matrix, Result as ModelResult, Role, Site, Storage, Weights,
 };
 
+use ferrotune_torch::memory;
+
 use super::{
     Census, Quantization, QuantizedTensor, group::QuantizedGroup, matrix::QuantizedMatrix,
     workspace::Workspace,
@@ -43,6 +45,8 @@ impl Nf4 {
             Some(encoded) => QuantizedTensor::from_encoded(&encoded),
             None => QuantizedTensor::quantize(&at.stored(WEIGHT, &shape)?, &self.settings),
         };
+        // The dense matrix is gone; its memory must be too before the next one comes.
+        memory::trim_host();
         let name = || format!("{}.{WEIGHT}", at.path());
         let tensor = tensor.map_err(|source| Error::Quantized {
             name: name(),

@@ -11,6 +11,7 @@ mod files;
 mod matching;
 mod merging;
 mod nf4;
+mod nf4_memory;
 mod parity;
 mod projections;
 mod several;

@@ -21,6 +21,8 @@ pub(super) struct Failure {
 
 unsafe extern "C" {
     fn free(pointer: *mut c_void);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn malloc_trim(pad: usize) -> std::ffi::c_int;
 
     fn ferrotune_torch_compiled_version() -> u64;
     fn ferrotune_torch_runtime_version() -> u64;
@@ -243,6 +245,15 @@ pub(crate) fn generator_set_state(device: Device, state: &Tensor) -> Result<()> 
     let device = index(device)?;
     // SAFETY: the tensor outlives the call.
     checked(|failure| unsafe { ferrotune_torch_generator_set_state(device, raw(state), failure) })
+}
+
+/// Gives whole free pages of the C library's heap back to the system.
+pub(crate) fn trim_heap() {
+    // SAFETY: it may be called at any time from any thread, and changes no block that is in use.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        malloc_trim(0);
+    }
 }
 
 /// Current and peak allocated, then current and peak reserved bytes.
