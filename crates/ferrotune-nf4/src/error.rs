@@ -70,6 +70,84 @@ pub enum Error {
         /// Weights in the packed tensor.
         len: usize,
     },
+    /// There is no CUDA driver, or not this device. Compute on the CPU, or with libtorch.
+    #[error("no CUDA device to compile kernels for: {reason}")]
+    CudaUnavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// NVIDIA's run-time compiler is not there.
+    #[error(
+        "no NVRTC to compile kernels with: {reason}; run `cargo xtask setup`, or set FERROTUNE_NVRTC_LIB to the folder that holds it"
+    )]
+    NvrtcUnavailable {
+        /// Where was looked, or what the loader said.
+        reason: String,
+    },
+    /// A device of an architecture before the ones that the kernels are written for.
+    #[error("the device has compute capability {}.{}, the kernels need {}.{}", found / 10, found % 10, lowest / 10, lowest % 10)]
+    DeviceTooOld {
+        /// Ten times the major number plus the minor.
+        found: u32,
+        /// The same, of the oldest that will do.
+        lowest: u32,
+    },
+    /// The kernels do not compile: another NVRTC than those that were tested.
+    #[error("kernels cannot be compiled for {target}: {log}")]
+    KernelCompilation {
+        /// What for.
+        target: String,
+        /// The compiler's words.
+        log: String,
+    },
+    /// A call to NVRTC failed.
+    #[error("{call} failed: {code}")]
+    Nvrtc {
+        /// Which one.
+        call: &'static str,
+        /// NVRTC's code for it.
+        code: String,
+    },
+    /// A call to the CUDA driver failed.
+    #[error("{call} failed: {code}")]
+    Driver {
+        /// Which one.
+        call: &'static str,
+        /// The driver's code for it.
+        code: String,
+    },
+    /// A buffer in device memory does not begin where 16-byte accesses can.
+    #[error(
+        "{what} at address {address:#x} does not begin at a multiple of {multiple} bytes; copy it to a tensor of its own"
+    )]
+    Misaligned {
+        /// Which buffer.
+        what: &'static str,
+        /// Where it begins.
+        address: u64,
+        /// What it must be a multiple of.
+        multiple: u64,
+    },
+    /// A size that a kernel takes only in multiples.
+    #[error("{what}: {found} is not a multiple of {multiple}")]
+    NotAMultiple {
+        /// Which size.
+        what: &'static str,
+        /// What was given.
+        found: usize,
+        /// What it must be a multiple of.
+        multiple: usize,
+    },
+    /// More than a launch can hold.
+    #[error("{what}: {found} are more than the {most} of a launch")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// The largest that works.
+        most: usize,
+    },
 }
 
 /// `Ok` if a buffer has the expected length, an error that names it if not.

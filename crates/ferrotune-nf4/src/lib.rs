@@ -1,4 +1,4 @@
-//! The 4-bit formats of bitsandbytes, NF4 and FP4, on the CPU.
+//! The 4-bit formats of bitsandbytes, NF4 and FP4, on the CPU and on NVIDIA GPUs.
 //!
 //! A weight is a code of four bits, an index into a table of sixteen numbers, times the scale of its block: the largest
 //! magnitude of 32 to 4096 neighbours. Double quantization stores the scales themselves in eight bits. The bytes are those
@@ -7,6 +7,7 @@
 //! - [`quantize`] turns weights into codes and scales, [`quantize_scales`] quantizes the scales once more.
 //! - [`Packed`] is a checked view of the stored bytes; it gives the weights back in any [`Element`] type.
 //! - [`PackedMatrix::product`] multiplies up to [`MOST_ROWS`] rows of activations without unpacking the matrix.
+//! - [`cuda`] does the same in device memory, where there is a GPU.
 //!
 //! Kernels for AVX2 and AVX-512 are chosen at run time by [`Isa::best`]; the reference in plain Rust stands beside them and
 //! gives the same codes, scales and weights bit for bit. Work is spread over the current rayon pool. Results go into
@@ -14,6 +15,7 @@
 //! 2³¹ weights need nothing special on a 64-bit machine.
 
 mod codebook;
+pub mod cuda;
 mod dynamic;
 mod element;
 mod error;

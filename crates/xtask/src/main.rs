@@ -39,7 +39,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Fetch libtorch into .libtorch and the sentence encoder into .models, unless they are there.
+    /// Fetch libtorch into .libtorch, the sentence encoder into .models and the compiler of CUDA kernels into .nvrtc, unless they
+    /// are there.
     ///
     /// Set LIBTORCH to the absolute path of a libtorch 2.11.0 of your own to use that one; nothing is fetched for it.
     Setup {

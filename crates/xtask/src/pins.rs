@@ -128,6 +128,35 @@ const CUDA_CUPTI: Wheel = Wheel {
     takes: NVIDIA,
 };
 
+const CUDA_NVRTC: Wheel = Wheel {
+    project: "nvidia-cuda-nvrtc",
+    version: "13.0.88",
+    file: "nvidia_cuda_nvrtc-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+    sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+    bytes: 90_215_200,
+    takes: NVIDIA,
+};
+
+/// The compiler of the CUDA kernels in `ferrotune-nf4`, which needs no GPU: every test run compiles them. The kernels include no
+/// header of CUDA's. The CUDA bundle holds it too.
+pub(crate) const NVRTC: Bundle = Bundle {
+    name: "NVRTC 13.0",
+    folder: ".nvrtc",
+    kept_bytes: 114_000_000,
+    essential: &["lib/libnvrtc.so.13"],
+    written: &[],
+    wheels: &[Wheel {
+        takes: &[
+            Take::File { from: "nvidia/cu13/lib/libnvrtc.so.13", to: "lib/libnvrtc.so.13" },
+            Take::File {
+                from: "nvidia/cu13/lib/libnvrtc-builtins.so.13.0",
+                to: "lib/libnvrtc-builtins.so.13.0",
+            },
+        ],
+        ..CUDA_NVRTC
+    }],
+};
+
 /// libtorch with CUDA: the wheel's CUDA libraries and everything native that its metadata requires. What it requires
 /// for Python alone (triton, cuda-bindings, sympy and the like) stays away.
 pub(crate) const LIBTORCH_CUDA: Bundle = Bundle {
@@ -165,14 +194,7 @@ pub(crate) const LIBTORCH_CUDA: Bundle = Bundle {
             bytes: 423_100_000,
             takes: NVIDIA,
         },
-        Wheel {
-            project: "nvidia-cuda-nvrtc",
-            version: "13.0.88",
-            file: "nvidia_cuda_nvrtc-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
-            sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
-            bytes: 90_200_000,
-            takes: NVIDIA,
-        },
+        CUDA_NVRTC,
         Wheel {
             project: "nvidia-cudnn-cu13",
             version: "9.19.0.56",

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: libtorch and the sentence encoder, fetched once.
+//! `cargo xtask setup`: libtorch, the sentence encoder and the compiler of the CUDA kernels, fetched once.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::bundle::{self, State};
 use crate::error::{Error, Result, io_error, size};
 use crate::host::Host;
 use crate::libtorch::{self, Flavor, Source};
-use crate::pins::{Bundle, ENCODER, LIBTORCH_CPU, LIBTORCH_CUDA, LIBTORCH_VERSION};
+use crate::pins::{Bundle, ENCODER, LIBTORCH_CPU, LIBTORCH_CUDA, LIBTORCH_VERSION, NVRTC};
 
 /// What set-up can make; tests hand in small ones.
 #[derive(Clone, Copy, Debug)]
@@ -16,11 +16,13 @@ pub(crate) struct Bundles {
     pub(crate) cpu: &'static Bundle,
     pub(crate) cuda: &'static Bundle,
     pub(crate) encoder: &'static Bundle,
+    pub(crate) nvrtc: &'static Bundle,
 }
 
 impl Bundles {
     /// The pinned ones.
-    pub(crate) const PINNED: Self = Self { cpu: &LIBTORCH_CPU, cuda: &LIBTORCH_CUDA, encoder: &ENCODER };
+    pub(crate) const PINNED: Self =
+        Self { cpu: &LIBTORCH_CPU, cuda: &LIBTORCH_CUDA, encoder: &ENCODER, nvrtc: &NVRTC };
 }
 
 /// What is there already, in words, and what is to be made.
@@ -30,7 +32,8 @@ struct Plan {
     missing: Vec<&'static Bundle>,
 }
 
-/// Makes sure that the build finds a C++ compiler and a libtorch of the right version, and the study its encoder.
+/// Makes sure that the build finds a C++ compiler and a libtorch of the right version, the study its encoder, and
+/// the tests the compiler of the CUDA kernels.
 /// Downloads only what is missing, and holds a lock meanwhile, so that runs at the same time make it once.
 ///
 /// # Errors
@@ -82,16 +85,32 @@ fn plan(root: &Path, source: &Source, flavor: Flavor, bundles: Bundles) -> Resul
         }
         Source::Workspace => plan_libtorch(root, flavor, bundles, &mut plan)?,
     }
-    let encoder = bundles.encoder;
-    match bundle::state(root, encoder)? {
-        State::Complete => plan.present.push(format!("{} in {}", encoder.name, encoder.folder)),
-        State::Foreign => {
-            libtorch::check_essential(&root.join(encoder.folder), encoder)?;
-            plan.present.push(format!("your own sentence encoder in {}", encoder.folder));
-        }
-        State::Absent | State::Stale => plan.missing.push(encoder),
+    plan_bundle(root, bundles.encoder, "sentence encoder", &mut plan)?;
+    // The kernels are compiled where there is a wheel; elsewhere their tests say that they are skipped. Libtorch with CUDA
+    // brings its own.
+    let nvrtc = bundles.nvrtc;
+    let brought = plan.missing.iter().any(|bundle| bundle.name == bundles.cuda.name)
+        || nvrtc.essential.iter().all(|file| root.join(bundles.cuda.folder).join(file).is_file());
+    if WHEELS_FIT && !brought {
+        plan_bundle(root, nvrtc, "NVRTC", &mut plan)?;
     }
     Ok(plan)
+}
+
+/// Whether the wheels are built for this machine.
+const WHEELS_FIT: bool = cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"));
+
+/// A bundle that is one or somebody's own.
+fn plan_bundle(root: &Path, bundle: &'static Bundle, called: &str, plan: &mut Plan) -> Result<()> {
+    match bundle::state(root, bundle)? {
+        State::Complete => plan.present.push(format!("{} in {}", bundle.name, bundle.folder)),
+        State::Foreign => {
+            libtorch::check_essential(&root.join(bundle.folder), bundle)?;
+            plan.present.push(format!("your own {called} in {}", bundle.folder));
+        }
+        State::Absent | State::Stale => plan.missing.push(bundle),
+    }
+    Ok(())
 }
 
 fn plan_libtorch(root: &Path, flavor: Flavor, bundles: Bundles, plan: &mut Plan) -> Result<()> {
@@ -114,7 +133,7 @@ fn plan_libtorch(root: &Path, flavor: Flavor, bundles: Bundles, plan: &mut Plan)
             State::Absent | State::Stale => {}
         }
     }
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
+    if !WHEELS_FIT {
         return Err(Error::PlatformWithoutWheel { os: std::env::consts::OS, arch: std::env::consts::ARCH });
     }
     plan.missing.push(serving[0]);

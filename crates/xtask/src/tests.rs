@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::libtorch::{Flavor, Source};
 use crate::oracles;
-use crate::pins::{Bundle, LIBTORCH_CPU, LIBTORCH_CUDA, Take, Wheel};
+use crate::pins::{Bundle, ENCODER, LIBTORCH_CPU, LIBTORCH_CUDA, NVRTC, Take, Wheel};
 use crate::setup;
 
 use fixture::{COPY, Fixture, HEADER, leak, names, wheel};
@@ -21,7 +21,7 @@ fn a_first_run_takes_what_the_pins_name_and_a_second_run_downloads_nothing() {
     let fixture = Fixture::new();
     fixture.run().unwrap();
     fixture.assert_complete();
-    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-runtime", "tiny-encoder"]);
+    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-runtime", "tiny-encoder", "tiny-nvrtc"]);
     let libtorch = fixture.root().join(".libtorch");
     assert_eq!(names(&libtorch), ["build-version", "ferrotune-setup.txt", "include", "lib"]);
     assert_eq!(names(&libtorch.join("lib")), ["libcudart.so.13", "libother.so", "libtorch_cpu.so"]);
@@ -32,7 +32,7 @@ fn a_first_run_takes_what_the_pins_name_and_a_second_run_downloads_nothing() {
     fixture.says("download.sh", "exit 1");
     fixture.says("version.sh", "exit 1");
     fixture.run().unwrap();
-    assert_eq!(fixture.downloads().len(), 3);
+    assert_eq!(fixture.downloads().len(), 4);
 }
 
 #[test]
@@ -64,7 +64,10 @@ fn a_download_cut_short_is_started_once_more() {
     fixture.says("download.sh", &cut);
     fixture.run().unwrap();
     fixture.assert_complete();
-    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-torch", "tiny-runtime", "tiny-encoder"]);
+    assert_eq!(
+        fixture.downloads(),
+        ["tiny-torch", "tiny-torch", "tiny-runtime", "tiny-encoder", "tiny-nvrtc"]
+    );
 }
 
 #[test]
@@ -76,7 +79,10 @@ fn a_download_that_breaks_off_is_started_once_more() {
     );
     fixture.run().unwrap();
     fixture.assert_complete();
-    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-runtime", "tiny-runtime", "tiny-encoder"]);
+    assert_eq!(
+        fixture.downloads(),
+        ["tiny-torch", "tiny-runtime", "tiny-runtime", "tiny-encoder", "tiny-nvrtc"]
+    );
 }
 
 #[test]
@@ -102,7 +108,7 @@ fn wheels_that_were_whole_are_kept_for_the_run_after_a_failure() {
     fixture.assert_complete();
     assert_eq!(
         fixture.downloads(),
-        ["tiny-torch", "tiny-runtime", "tiny-runtime", "tiny-runtime", "tiny-encoder"]
+        ["tiny-torch", "tiny-runtime", "tiny-runtime", "tiny-runtime", "tiny-encoder", "tiny-nvrtc"]
     );
 }
 
@@ -182,7 +188,7 @@ fn a_damaged_folder_of_ours_is_made_again() {
     fs::remove_file(fixture.root().join(".models/tiny/config.json")).unwrap();
     fixture.run().unwrap();
     fixture.assert_complete();
-    assert_eq!(fixture.downloads().len(), 3 + 2 + 1);
+    assert_eq!(fixture.downloads().len(), 4 + 2 + 1);
 }
 
 #[test]
@@ -194,7 +200,7 @@ fn a_damaged_folder_stays_in_place_until_its_successor_is_whole() {
     fixture.says("download.sh", "exit 2");
     fixture.run().unwrap_err();
     assert_eq!(fs::read_to_string(&library).unwrap(), "cut");
-    fixture.assert_nothing_half_written(&[".libtorch", ".models"]);
+    fixture.assert_nothing_half_written(&[".libtorch", ".models", ".nvrtc"]);
 }
 
 #[test]
@@ -211,7 +217,7 @@ fn a_folder_of_someone_else_is_used_or_refused_but_never_changed() {
     fs::write(&header, HEADER).unwrap();
     fs::remove_file(fixture.root().join(".models/tiny/tokenizer.json")).unwrap();
     assert!(matches!(fixture.run().unwrap_err(), Error::ForeignFolder { missing: "tokenizer.json", .. }));
-    assert_eq!(fixture.downloads().len(), 3);
+    assert_eq!(fixture.downloads().len(), 4);
 }
 
 #[test]
@@ -222,11 +228,26 @@ fn the_cuda_folder_serves_the_cpu_and_not_the_other_way_round() {
         || setup::run(&fixture.root(), &fixture.host(), &Source::Workspace, Flavor::Cuda, fixture.bundles);
     // Both tiny libtorches share their wheel's name, and the index holds the one written last, which is equal.
     cuda().unwrap();
-    assert_eq!(fixture.downloads().len(), 5);
+    assert_eq!(fixture.downloads().len(), 6);
     assert!(fixture.root().join(".libtorch/lib/libtorch_cuda.so").is_file());
     fixture.run().unwrap();
     cuda().unwrap();
-    assert_eq!(fixture.downloads().len(), 5);
+    assert_eq!(fixture.downloads().len(), 6);
+}
+
+#[test]
+fn a_libtorch_that_brings_the_compiler_of_kernels_needs_no_other() {
+    let fixture = Fixture::new();
+    let library = fixture.root().join(".libtorch/lib/libnvrtc.so.13");
+    fs::create_dir_all(library.parent().unwrap()).unwrap();
+    fs::write(&library, "NVRTC").unwrap();
+    for name in ["include/torch/headeronly/version.h", "lib/libtorch_cpu.so"] {
+        let path = fixture.root().join(".libtorch").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, HEADER).unwrap();
+    }
+    fixture.run().unwrap();
+    assert_eq!(fixture.downloads(), ["tiny-encoder"]);
 }
 
 #[test]
@@ -240,7 +261,7 @@ fn runs_at_the_same_time_make_everything_once() {
         }
     });
     fixture.assert_complete();
-    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-runtime", "tiny-encoder"]);
+    assert_eq!(fixture.downloads(), ["tiny-torch", "tiny-runtime", "tiny-encoder", "tiny-nvrtc"]);
 }
 
 #[test]
@@ -264,7 +285,7 @@ fn a_pin_that_names_a_lost_entry_is_an_error() {
 
 #[test]
 fn pins_are_well_formed_and_cuda_holds_what_the_cpu_needs() {
-    for bundle in [&LIBTORCH_CPU, &LIBTORCH_CUDA, &crate::pins::ENCODER] {
+    for bundle in [&LIBTORCH_CPU, &LIBTORCH_CUDA, &ENCODER, &NVRTC] {
         for wheel in bundle.wheels {
             let start = format!("{}-{}-", wheel.project.replace('-', "_"), wheel.version);
             assert!(wheel.file.starts_with(&start), "{}", wheel.file);
@@ -276,7 +297,9 @@ fn pins_are_well_formed_and_cuda_holds_what_the_cpu_needs() {
         }
     }
     let wheels = |bundle: &Bundle| bundle.wheels.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>();
-    assert!(wheels(&LIBTORCH_CPU).iter().all(|wheel| wheels(&LIBTORCH_CUDA).contains(wheel)));
+    for served in [&LIBTORCH_CPU, &NVRTC] {
+        assert!(wheels(served).iter().all(|wheel| wheels(&LIBTORCH_CUDA).contains(wheel)), "{}", served.name);
+    }
 }
 
 #[test]

@@ -149,6 +149,9 @@ fn a_libtorch_that_cannot_serve_is_refused_and_one_that_can_is_used_without_pyth
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         fs::write(encoder.join(name), "{}").unwrap();
     }
+    let nvrtc = machine.root().join(".nvrtc/lib");
+    fs::create_dir_all(&nvrtc).unwrap();
+    fs::write(nvrtc.join("libnvrtc.so.13"), "").unwrap();
     let output = machine.run(&["setup"], &[("LIBTORCH", value)]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{said}");

@@ -15,22 +15,22 @@ fn file() -> SafeTensors<'static> {
     SafeTensors::deserialize(FILE).unwrap()
 }
 
-fn bytes(name: &str) -> Vec<u8> {
+pub(crate) fn bytes(name: &str) -> Vec<u8> {
     file().tensor(name).unwrap().data().to_vec()
 }
 
-fn floats(name: &str) -> Vec<f32> {
+pub(crate) fn floats(name: &str) -> Vec<f32> {
     bytes(name).chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-fn label(codebook: Codebook) -> &'static str {
+pub(crate) fn label(codebook: Codebook) -> &'static str {
     match codebook {
         Codebook::Nf4 => "nf4",
         Codebook::Fp4 => "fp4",
     }
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 

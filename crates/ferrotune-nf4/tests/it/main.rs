@@ -4,8 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod arithmetic;
 mod errors;
+mod ffi;
 mod golden;
+mod kernels;
 mod products;
 mod properties;
 mod rules;

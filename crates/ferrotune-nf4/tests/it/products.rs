@@ -12,9 +12,22 @@ use crate::{CODEBOOKS, Noise, quantized};
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// The bound that `PackedMatrix::product` states: `n u / (1 - n u)`.
-fn bound(columns: usize) -> f64 {
+pub(crate) fn bound(columns: usize) -> f64 {
     let n = (columns / 4 + 32) as f64;
     n * U / (1.0 - n * U)
+}
+
+/// `x Wᵀ` in f64 and the sum of its terms' magnitudes, row by row of `x`.
+pub(crate) fn exact_products(dense: &[f32], x: &[f32], columns: usize) -> Vec<(f64, f64)> {
+    let pairs = x.chunks(columns).flat_map(|x| dense.chunks(columns).map(move |row| (x, row)));
+    pairs
+        .map(|(x, row)| {
+            x.iter().zip(row).fold((0.0, 0.0), |(sum, terms), (&x, &weight)| {
+                let term = f64::from(x) * f64::from(weight);
+                (sum + term, terms + term.abs())
+            })
+        })
+        .collect()
 }
 
 fn check(codebook: Codebook, size: BlockSize, rows: usize, columns: usize, batches: &[usize]) {

@@ -14,7 +14,7 @@ use crate::bundle::{self, State};
 use crate::error::Error;
 use crate::host::Host;
 use crate::libtorch::{Flavor, Source};
-use crate::pins::{Bundle, LIBTORCH_CPU, LIBTORCH_CUDA, Take, Wheel};
+use crate::pins::{Bundle, LIBTORCH_CPU, LIBTORCH_CUDA, NVRTC, Take, Wheel};
 use crate::setup::{self, Bundles};
 
 pub(super) const HEADER: &str =
@@ -81,6 +81,12 @@ impl Fixture {
                 ("pkg/model/model.safetensors", &[3; 100]),
             ],
         );
+        let nvrtc = wheel(
+            &tools,
+            "tiny-nvrtc",
+            &[Take::File { from: "nvidia/cu13/lib/libnvrtc.so.13", to: "lib/libnvrtc.so.13" }],
+            &[("nvidia/cu13/lib/libnvrtc.so.13", &[4; 100])],
+        );
         let bundles = Bundles {
             cpu: leak(Bundle {
                 name: "tiny libtorch",
@@ -102,6 +108,7 @@ impl Fixture {
                 kept_bytes: 200,
                 essential: &["config.json", "tokenizer.json", "model.safetensors"],
             }),
+            nvrtc: leak(Bundle { name: "tiny NVRTC", wheels: vec![nvrtc].leak(), kept_bytes: 100, ..NVRTC }),
         };
         let this = Self { folder, bundles };
         this.says("version.sh", "echo pip 23");
@@ -142,7 +149,8 @@ impl Fixture {
     pub(super) fn assert_complete(&self) {
         assert_eq!(bundle::state(&self.root(), self.bundles.cpu).unwrap(), State::Complete);
         assert_eq!(bundle::state(&self.root(), self.bundles.encoder).unwrap(), State::Complete);
-        assert_eq!(names(&self.root()), [".libtorch", ".models", ".setup-lock.tmp"]);
+        assert_eq!(bundle::state(&self.root(), self.bundles.nvrtc).unwrap(), State::Complete);
+        assert_eq!(names(&self.root()), [".libtorch", ".models", ".nvrtc", ".setup-lock.tmp"]);
         assert_eq!(names(&self.root().join(".models")), ["tiny"]);
     }
 
