@@ -227,6 +227,40 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Code written by a model is to be run, and nobody allowed it.
+    #[error(
+        "{task} runs code that a model wrote, which has to be allowed first; set `allow_code_execution` if this machine may run it in isolation"
+    )]
+    CodeExecutionNotAllowed {
+        /// The benchmark.
+        task: &'static str,
+    },
+    /// This machine cannot isolate a program well enough to run code that a model wrote.
+    #[error(
+        "code cannot be isolated well enough here, so none was run: {}; install bubblewrap (on Debian `apt-get install bubblewrap`) and let ordinary users make namespaces (`sysctl user.max_user_namespaces` above 0, no profile of a container or of AppArmor that forbids `unshare`)",
+        lacking.join("; ")
+    )]
+    Isolation {
+        /// What each way to isolate lacks.
+        lacking: Vec<String>,
+    },
+    /// There is no Python interpreter that an ordinary user can run.
+    #[error(
+        "no Python interpreter can be run by user {user}: {}; install python3 where every user can read it",
+        if tried.is_empty() { "there is no `python3` in `PATH`".to_owned() } else { tried.join(", ") }
+    )]
+    Interpreter {
+        /// The interpreters that were tried, each with what is wrong with it.
+        tried: Vec<String>,
+        /// The user that untrusted programs run as.
+        user: u32,
+    },
+    /// The isolation failed, which says nothing about the program in it.
+    #[error("a program could not be run in isolation: {problem}")]
+    Sandbox {
+        /// What happened.
+        problem: String,
+    },
     /// A composite index lacks a component.
     #[error("the index `{index}` lacks `{component}`; a missing part is never re-weighted silently")]
     MissingComponent {

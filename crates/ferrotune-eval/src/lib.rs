@@ -13,6 +13,7 @@
 //! - [`judged`]: metrics whose numbers a [`judge`] gives.
 //! - [`task`]: benchmarks asked of a model; [`benchmark`]: answers found in responses, pass@k; [`arena`]: Elo and
 //!   Bradley-Terry; [`quality_index`].
+//! - [`sandbox`]: runs programs that a model wrote, in isolation that was tried first.
 //! - [`statistics`]: intervals, standard errors, comparisons of two models; [`sacrebleu`]: that package's own tests.
 //!
 //! A metric that cannot be measured says so and why. A sample that cannot be scored is a failure that is counted and
@@ -54,6 +55,7 @@ pub mod perplexity;
 pub mod quality_index;
 pub mod rouge;
 pub mod sacrebleu;
+pub mod sandbox;
 pub mod similarity;
 pub mod statistics;
 pub mod task;

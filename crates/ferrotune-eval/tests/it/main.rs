@@ -21,6 +21,7 @@ mod properties;
 mod records;
 mod registry;
 mod rouge;
+mod sandbox;
 mod shared_data;
 mod significance;
 mod similarity;
