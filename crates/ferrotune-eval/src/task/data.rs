@@ -88,3 +88,11 @@ pub(super) fn number_after(text: &str, words: &str, end: impl Fn(&str) -> bool) 
             .map(|kept| after[..kept].to_owned())
     })
 }
+
+/// The same error, about the folder rather than one of its files.
+pub(super) fn at(error: Error, path: &Path) -> Error {
+    match error {
+        Error::TaskData { task, problem, .. } => Error::TaskData { task, path: path.to_owned(), problem },
+        other => other,
+    }
+}

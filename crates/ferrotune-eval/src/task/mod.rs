@@ -21,7 +21,12 @@
 
 mod data;
 mod few_shot;
+mod gpqa;
 mod gsm8k;
+mod math;
+mod mgsm;
+mod mmlu;
+mod multiple_choice;
 mod prompt;
 mod registry;
 mod run;

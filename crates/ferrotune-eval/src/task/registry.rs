@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Task, gsm8k};
+use super::{Task, gpqa, gsm8k, math, mgsm, mmlu};
 use crate::{Error, Result};
 
 /// What a user may change about a task.
@@ -45,8 +45,13 @@ pub struct TaskEntry {
 /// Opens the variant, which is one of the entry's, over the files of a path.
 type Open = fn(&'static str, &Path, &TaskSettings) -> Result<Box<dyn Task>>;
 
-const TASKS: &[TaskEntry] =
-    &[TaskEntry { name: gsm8k::NAME, summary: gsm8k::SUMMARY, variants: gsm8k::VARIANTS, open: gsm8k::open }];
+const TASKS: &[TaskEntry] = &[
+    TaskEntry { name: mmlu::NAME, summary: mmlu::SUMMARY, variants: mmlu::VARIANTS, open: mmlu::open },
+    TaskEntry { name: gpqa::NAME, summary: gpqa::SUMMARY, variants: gpqa::VARIANTS, open: gpqa::open },
+    TaskEntry { name: math::NAME, summary: math::SUMMARY, variants: math::VARIANTS, open: math::open },
+    TaskEntry { name: mgsm::NAME, summary: mgsm::SUMMARY, variants: mgsm::VARIANTS, open: mgsm::open },
+    TaskEntry { name: gsm8k::NAME, summary: gsm8k::SUMMARY, variants: gsm8k::VARIANTS, open: gsm8k::open },
+];
 
 /// The tasks there are.
 #[must_use]

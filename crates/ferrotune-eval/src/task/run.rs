@@ -8,8 +8,8 @@ use ferrotune_core::{
 
 use super::{Answered, Document, PromptStyle, Reply, Request, Scores, Task, prompt};
 use crate::{
-    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, samples::line_of,
-    statistics::Bootstrap,
+    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, quality_index::BenchmarkScore,
+    samples::line_of, statistics::Bootstrap,
 };
 
 /// How a task is run.
@@ -69,6 +69,15 @@ pub struct TaskOutcome {
     pub measurements: Vec<Measurement>,
     /// One line for each document and measurement over documents, see [`write_samples`](crate::write_samples).
     pub samples: Vec<SampleLine>,
+}
+
+impl TaskOutcome {
+    /// The task's principal value as a part of an index; `None` if it was not measured.
+    #[must_use]
+    pub fn benchmark_score(&self) -> Option<BenchmarkScore> {
+        let record = self.records.first()?;
+        Some(BenchmarkScore { name: record.metric.clone(), value: record.value?, stderr: record.stderr })
+    }
 }
 
 /// Asks `model` about the documents of `task`, batch after batch, and scores the replies.

@@ -1,7 +1,13 @@
 //! Measurements over answered documents, as every task makes them.
 
-use super::{Answered, TaskInfo};
-use crate::{Failure, Measurement};
+use ndarray::Array2;
+
+use super::{Answered, Request, TaskInfo};
+use crate::{
+    Failure, FailureKind, Measurement, Tally,
+    benchmark::{ChoiceScore, most_likely_choice},
+    statistics::{mean_stderr, pooled_stderr},
+};
 
 /// Whether a reply is right, with the answer that was found in it.
 pub(super) struct Verdict {
@@ -32,4 +38,90 @@ pub(super) fn share(
     }
     measurement.params = info.params.clone();
     measurement
+}
+
+/// The choice that a model finds most likely, against the right one: lm-evaluation-harness' `acc`, or `acc_norm`.
+pub(super) fn chosen(one: &Answered, labels: &[&str], right: usize, score: ChoiceScore) -> Verdict {
+    let Request::Choices { choices, .. } = &one.document.request else {
+        return Verdict::new(None, false);
+    };
+    match most_likely_choice(&one.log_likelihoods(), choices, score) {
+        Some(place) => Verdict::new(labels.get(place).map(|label| (*label).to_owned()), place == right),
+        None => Verdict {
+            extracted: None,
+            right: Err(Failure {
+                kind: FailureKind::NotFinite,
+                detail: format!("log-likelihoods {:?} of {} choices", one.log_likelihoods(), choices.len()),
+            }),
+        },
+    }
+}
+
+/// The same measurement of each group, in order of first appearance, named `metric/group`.
+pub(super) fn by_group<'a>(
+    whole: &Measurement,
+    answered: &'a [Answered],
+    group: impl Fn(&'a Answered) -> Option<&'a str>,
+) -> Vec<Measurement> {
+    let mut members: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (place, one) in answered.iter().enumerate() {
+        let Some(name) = group(one) else { continue };
+        match members.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, places)) => places.push(place),
+            None => members.push((name, vec![place])),
+        }
+    }
+    let of_group = |(name, places): (&str, Vec<usize>)| {
+        let samples = places.iter().map(|&place| &whole.samples[place]);
+        let outcomes = samples.map(|s| (s.id.clone(), s.score.clone().map(|score| score == 1.0)));
+        let metric = format!("{}/{name}", whole.metric);
+        Measurement {
+            params: whole.params.clone(),
+            ..Measurement::of_share(metric, &whole.variant, outcomes)
+        }
+    };
+    members.into_iter().map(of_group).collect()
+}
+
+/// The mean of the groups' means, each group counting the same, named `metric_macro`. A resample that misses a group is
+/// the mean of those it has.
+pub(super) fn macro_mean(whole: &Measurement, answered: &[Answered]) -> Measurement {
+    let mut groups: Vec<&str> = answered.iter().filter_map(|one| one.document.group.as_deref()).collect();
+    groups.dedup();
+    groups.sort_unstable();
+    groups.dedup();
+    let scored: Vec<(usize, f64)> = answered
+        .iter()
+        .zip(&whole.samples)
+        .filter_map(|(one, sample)| {
+            let group = groups.binary_search(&one.document.group.as_deref()?).ok()?;
+            Some((group, *sample.score.as_ref().ok()?))
+        })
+        .collect();
+    let mut rows = Array2::zeros((scored.len(), 2 * groups.len()));
+    for (row, &(group, score)) in scored.iter().enumerate() {
+        rows[[row, 2 * group]] = score;
+        rows[[row, 2 * group + 1]] = 1.0;
+    }
+    let tally = Tally::new(rows, |sums| {
+        let means = sums.chunks_exact(2).filter(|pair| pair[1] > 0.0).map(|pair| pair[0] / pair[1]);
+        let (sum, count) = means.fold((0.0, 0.0), |(sum, count), mean| (sum + mean, count + 1.0));
+        sum / count
+    });
+    let (metric, variant) =
+        (format!("{}_macro", whole.metric), format!("{}; mean of the means of groups", whole.variant));
+    let samples = whole.samples.clone();
+    Measurement { params: whole.params.clone(), ..Measurement::of_tally(metric, variant, samples, tally) }
+}
+
+/// Adds lm-evaluation-harness' standard error of a size-weighted mean of groups to the settings of a measurement.
+pub(super) fn with_pooled_stderr(whole: Measurement, groups: &[Measurement]) -> Measurement {
+    let stderr = |group: &Measurement| {
+        let scores: Vec<f64> = group.samples.iter().filter_map(|s| s.score.as_ref().ok().copied()).collect();
+        Some((mean_stderr(&scores)?, scores.len()))
+    };
+    match groups.iter().map(stderr).collect::<Option<Vec<_>>>().as_deref().and_then(pooled_stderr) {
+        Some(stderr) => whole.with_param("stderr_pooled_over_groups", stderr),
+        None => whole,
+    }
 }

@@ -41,8 +41,13 @@ fn assert_close(found: f64, expected: f64, what: &str) {
 /// A golden file as JSON. The macro reads it at compile time, so a missing one cannot be skipped.
 macro_rules! golden {
     ($name:literal) => {
-        serde_json::from_str::<serde_json::Value>(include_str!(concat!("../golden/", $name, ".json")))
-            .expect("golden files are JSON")
+        serde_json::from_str::<serde_json::Value>(include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/",
+            $name,
+            ".json"
+        )))
+        .expect("golden files are JSON")
     };
 }
 use golden;

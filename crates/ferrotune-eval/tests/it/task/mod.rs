@@ -1,5 +1,8 @@
 //! Benchmarks as tasks: what is asked, how replies are scored, and what bad files get.
 
+mod aggregates;
+mod files;
+mod golden;
 mod runner;
 
 use std::{fs, path::Path};

@@ -1,0 +1,199 @@
+//! Averages over parts, the orders of choices, and tasks in an index.
+
+use std::path::PathBuf;
+
+use ferrotune_eval::{
+    Error,
+    benchmark::{LabelExtractor, rest_of_line, same_rational},
+    quality_index::QualityIndex,
+    task::{Request, RunOptions, Task, TaskOutcome, TaskSettings, open_task, run_task},
+};
+use serde_json::json;
+
+use super::{Echo, any_rows, write};
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tasks/data").join(name)
+}
+
+fn run(task: &dyn Task, model: &mut Echo) -> TaskOutcome {
+    run_task(task, model, &RunOptions::default(), &mut |_| ()).unwrap()
+}
+
+#[test]
+fn mmlu_is_the_same_from_every_schema() {
+    let open = |name: &str| open_task("mmlu", &data(name), &any_rows()).unwrap();
+    let (folder, hub) = (open("mmlu"), open("mmlu-hub"));
+    assert_eq!(folder.len(), 12);
+    for index in 0..folder.len() {
+        assert_eq!(folder.document(index), hub.document(index));
+    }
+    let settings = TaskSettings { shots: Some(0), ..any_rows() };
+    let simple = open_task("mmlu", &data("mmlu-simple-evals.csv"), &settings).unwrap();
+    let bare = open_task("mmlu", &data("mmlu"), &settings).unwrap();
+    assert!((0..bare.len()).all(|index| bare.document(index) == simple.document(index)));
+}
+
+#[test]
+fn mmlu_has_micro_and_macro_means_categories_and_subjects() {
+    let folder = tempfile::tempdir().unwrap();
+    // Four questions of one subject, the right choice always A; one of another with the right choice B.
+    write(folder.path(), "test/anatomy_test.csv", &"q,a,b,c,d,A\n".repeat(4));
+    write(folder.path(), "test/virology_test.csv", "q,a,b,c,d,B\n");
+    let settings = TaskSettings { shots: Some(0), ..any_rows() };
+    let task = open_task("mmlu", folder.path(), &settings).unwrap();
+    let replies = |index: usize| {
+        let best = 0;
+        let likelihoods = (0..4).map(|choice| if choice == best { -1.0 } else { -2.0 });
+        let likelihood = |log_likelihood| ferrotune_core::Likelihood {
+            log_likelihood,
+            tokens: 1,
+            is_greedy: false,
+            dropped: 0,
+        };
+        ferrotune_eval::task::Answered {
+            index,
+            document: task.document(index),
+            prompt_sha: String::new(),
+            reply: ferrotune_eval::task::Reply::Likelihoods(likelihoods.map(likelihood).collect()),
+        }
+    };
+    let scores = task.score(&(0..task.len()).map(replies).collect::<Vec<_>>()).unwrap();
+    let value = |name: &str| {
+        let all = scores.per_document.iter().chain(&scores.aggregates);
+        all.filter(|m| m.metric == name).map(|m| m.value().unwrap()).next()
+    };
+    assert_eq!(value("mmlu"), Some(0.8));
+    assert_eq!(value("mmlu_macro"), Some(0.5));
+    assert_eq!(value("mmlu/stem"), Some(1.0));
+    assert_eq!(value("mmlu/other"), Some(0.0));
+    assert_eq!(value("mmlu/anatomy"), Some(1.0));
+    assert_eq!(value("mmlu/virology"), Some(0.0));
+}
+
+#[test]
+fn an_order_by_record_does_not_depend_on_other_records() {
+    let header =
+        "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n";
+    let row = |i: usize| format!("r{i},q{i},right{i},a{i},b{i},c{i}\n");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "all.csv", &(header.to_owned() + &(0..20).map(row).collect::<String>()));
+    write(folder.path(), "part.csv", &(header.to_owned() + &row(13) + &row(4)));
+    let open = |variant: &str, name: &str| {
+        open_task(&format!("gpqa:{variant}"), &folder.path().join(name), &any_rows()).unwrap()
+    };
+    let (all, part) = (open("by-record", "all.csv"), open("by-record", "part.csv"));
+    assert_eq!(all.document(13), part.document(0));
+    assert_eq!(all.document(4), part.document(1));
+    let right: Vec<String> = (0..20).map(|i| all.document(i).references[0].clone()).collect();
+    for label in ["(A)", "(B)", "(C)", "(D)"] {
+        assert!(right.iter().any(|found| found == label), "no answer is {label}");
+    }
+    // The reference's order moves with the file.
+    let (all, part) = (open("lm-eval-zeroshot", "all.csv"), open("lm-eval-zeroshot", "part.csv"));
+    assert_ne!(all.document(13).request, part.document(0).request);
+}
+
+#[test]
+fn a_math_solution_without_a_box_is_a_counted_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        |solution: &str| json!({"problem": "p", "solution": solution, "level": 3, "subject": "Algebra"});
+    let lines = [line(r"\boxed{0.5}"), line(r"\fbox{2}")].map(|line| line.to_string() + "\n").concat();
+    write(folder.path(), "test.jsonl", &lines);
+    let task = open_task("math", folder.path(), &any_rows()).unwrap();
+    let mut model = Echo { answer: Some(|_| r"$\frac{2}{4}$".to_owned()), ..Echo::default() };
+    let outcome = run(task.as_ref(), &mut model);
+    let record = |name: &str| outcome.records.iter().find(|record| record.metric == name).unwrap();
+    let counts = |name: &str| (record(name).value, record(name).n_scored, record(name).n_failed);
+    assert_eq!(counts("math"), (Some(0.0), 1, 1));
+    assert_eq!(counts("math_numeric"), (Some(1.0), 1, 1));
+    assert_eq!(record("math/Level 3").n_total, 2);
+    assert_eq!(record("math/Algebra").n_total, 2);
+}
+
+#[test]
+fn math_problems_are_numbered_by_their_files() {
+    let task = open_task("math", &data("math"), &any_rows()).unwrap();
+    let ids: Vec<String> = (0..3).map(|index| task.document(index).id).collect();
+    assert_eq!(ids, ["test/algebra/1", "test/algebra/2", "test/algebra/10"]);
+}
+
+#[test]
+fn numbers_are_compared_exactly() {
+    let same = [
+        ("1,000", "1000"),
+        ("2", "2.0"),
+        (r"\frac{2}{4}", r"\frac{1}{2}"),
+        (r"1\frac{1}{2}", "3/2"),
+        ("-.5", r"-\frac12"),
+        ("2^{10}", "1024"),
+        (r"$3\cdot 4$", "12"),
+        ("(1,2)", "( 1, 2 )"),
+        (r"\sqrt{2}", r"\sqrt{2}"),
+        (r"\frac{-1}{-3}", r"\dfrac{1}{3}"),
+    ];
+    let different = [
+        ("5", "-5"),
+        ("1,2", "12"),
+        ("18.00", "1800"),
+        (r"\sqrt{4}", "2"),
+        ("1/0", "0"),
+        ("", "0"),
+        ("x", "y"),
+        ("1..2", "1.2"),
+    ];
+    for (a, b) in same {
+        assert!(same_rational(a, b) && same_rational(b, a), "{a} and {b}");
+    }
+    for (a, b) in different {
+        assert!(!same_rational(a, b) && !same_rational(b, a), "{a} and {b}");
+    }
+    assert!(!same_rational(&"(".repeat(100_000), "1"));
+}
+
+#[test]
+fn labels_are_found_as_the_specification_lists_them() {
+    let extractor = LabelExtractor::new().unwrap();
+    let choices = ["red fox", "blue", "Green!", "x"];
+    let cases = [
+        ("the answer is Red Fox.", Some("(A)")),
+        ("Answer: C", Some("(C)")),
+        ("D", None),
+        ("(A) no (B)", Some("(B)")),
+    ];
+    for (response, expected) in cases {
+        assert_eq!(extractor.last_label(response, &choices).as_deref(), expected, "{response}");
+    }
+    assert_eq!(rest_of_line("The answer is", &["The answer is "]), None);
+}
+
+#[test]
+fn an_index_over_tasks_refuses_a_missing_part() {
+    let settings = TaskSettings { shots: Some(0), ..any_rows() };
+    let score = |name: &str, path: &str| {
+        let task = open_task(name, &data(path), &settings).unwrap();
+        run(task.as_ref(), &mut Echo::default()).benchmark_score().unwrap()
+    };
+    let scores = [score("mmlu", "mmlu"), score("gpqa", "gpqa_synthetic.csv"), score("math", "math")];
+    assert_eq!(scores.iter().map(|score| score.name.as_str()).collect::<Vec<_>>(), ["mmlu", "gpqa", "math"]);
+    let error = QualityIndex::mean_of_four().value(&scores).unwrap_err();
+    assert!(
+        matches!(&error, Error::MissingComponent { component, .. } if component == "humaneval"),
+        "{error}"
+    );
+}
+
+#[test]
+fn choices_follow_the_prompt_after_one_space() {
+    let task = open_task("mmlu", &data("mmlu"), &any_rows()).unwrap();
+    let mut model = Echo::default();
+    run(task.as_ref(), &mut model);
+    assert!(matches!(task.document(0).request, Request::Choices { .. }));
+    let texts: Vec<&str> = model.continuations[..4].iter().map(|c| c.text.as_str()).collect();
+    assert_eq!(texts, [" A", " B", " C", " D"]);
+    assert!(model.continuations[0].context.ends_with("Answer:"));
+    let outcome = run(task.as_ref(), &mut model);
+    assert_eq!(outcome.samples[0].log_likelihoods.len(), 4);
+    assert!(outcome.records[0].params.contains_key("stderr_pooled_over_groups"));
+}
