@@ -61,6 +61,21 @@ impl fmt::Display for AdaptedSite {
 pub(crate) struct Entry {
     pub(crate) tensor: SharedTensor,
     pub(crate) place: Place,
+    /// The factor of what was taken out of the base for it.
+    pub(crate) taken: Option<(Factor, SharedTensor)>,
+}
+
+impl Entry {
+    /// The present value; together with the negative of what was taken out of the base, if something was, so that it fits
+    /// the base as it was: `s·BA - s·B₀A₀ = s·[B, -B₀] [A; A₀]`.
+    fn value(&self) -> Result<Tensor> {
+        let value = self.tensor.f_detach()?;
+        Ok(match &self.taken {
+            None => value,
+            Some((Factor::A, first)) => Tensor::f_cat(&[&value, &**first], -2)?,
+            Some((Factor::B, first)) => Tensor::f_cat(&[&value, &first.f_neg()?], -1)?,
+        })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -95,11 +110,18 @@ impl LoraAdapter {
 
     /// A copy of the present values in the layout of a PEFT file, on the CPU.
     ///
+    /// An adapter that took a part out of the base when it began (PiSSA, OLoRA, LoftQ of several iterations) comes out as a
+    /// plain one of twice the rank that fits the base as its checkpoint has it: the first half of each factor is what
+    /// trains, the second what it began as, with the sign turned in B.
+    ///
     /// # Errors
     /// libtorch's.
     pub fn weights(&self) -> Result<AdapterWeights> {
-        let tensors = self.laid_out(|tensor| Ok(Some(tensor.f_detach()?)))?;
-        Ok(AdapterWeights { config: self.config.clone(), tensors, place: "the adapter in memory".to_owned() })
+        let tensors = self.laid_out(|entry| Ok(Some(entry.value()?)))?;
+        let doubled = self.entries.iter().any(|entry| entry.taken.is_some());
+        let derives = self.config.init_lora_weights.derives();
+        let config = if derives { self.config.plain(doubled) } else { self.config.clone() };
+        Ok(AdapterWeights { config, tensors, place: "the adapter in memory".to_owned() })
     }
 
     /// A copy of the present gradients, named and laid out like the values in a PEFT file. Tensors without a gradient
@@ -108,8 +130,8 @@ impl LoraAdapter {
     /// # Errors
     /// libtorch's.
     pub fn gradients(&self) -> Result<BTreeMap<String, Tensor>> {
-        self.laid_out(|tensor| {
-            let gradient = tensor.f_grad()?;
+        self.laid_out(|entry| {
+            let gradient = entry.tensor.f_grad()?;
             Ok(gradient.defined().then_some(gradient))
         })
     }
@@ -123,14 +145,14 @@ impl LoraAdapter {
     }
 
     /// What `of` takes from each trained tensor, in the layout of a PEFT file.
-    fn laid_out(&self, of: impl Fn(&Tensor) -> Result<Option<Tensor>>) -> Result<BTreeMap<String, Tensor>> {
+    fn laid_out(&self, of: impl Fn(&Entry) -> Result<Option<Tensor>>) -> Result<BTreeMap<String, Tensor>> {
         let copy = |tensor: &Tensor| -> Result<Tensor> {
             Ok(tensor.f_to_device(Device::Cpu)?.f_contiguous()?.f_detach_copy()?)
         };
         let mut tensors = BTreeMap::new();
-        for Entry { tensor, place } in &self.entries {
-            let Some(tensor) = of(tensor)? else { continue };
-            match place {
+        for entry in &self.entries {
+            let Some(tensor) = of(entry)? else { continue };
+            match &entry.place {
                 Place::Whole(key) => drop(tensors.insert(key.clone(), copy(&tensor)?)),
                 Place::Slices(keys) => {
                     for (index, key) in (0..).zip(keys) {

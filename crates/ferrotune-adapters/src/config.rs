@@ -1,5 +1,7 @@
 //! What to adapt and how: the fields of PEFT's `LoraConfig` that act here.
 
+use std::{fmt, str::FromStr};
+
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result};
@@ -136,8 +138,85 @@ pub enum Init {
     Random,
     /// `gaussian`: A normal with standard deviation 1/r, B zero.
     Gaussian,
+    /// `pissa`: the largest singular values of the weight, which the base loses. `pissa_niter_N`: the same by a randomized
+    /// decomposition, many times faster; 16 iterations are usual.
+    Pissa {
+        /// Power iterations; nothing for an exact decomposition.
+        iterations: Option<u32>,
+    },
+    /// `olora`: the first columns and rows of a QR decomposition of the weight, which the base loses.
+    Olora,
+    /// `loftq`: what the base loses by being quantized, as far as the rank goes.
+    Loftq {
+        /// How often quantizing and decomposing alternate, above 0; 1 is PEFT's default.
+        iterations: u32,
+    },
     /// Another of PEFT's words. Accepted only in a file that is read, and only if it says nothing about how to read it.
     Other(String),
+}
+
+impl Init {
+    /// Whether first values come from the base's weights.
+    pub(crate) fn derives(&self) -> bool {
+        matches!(self, Self::Pissa { .. } | Self::Olora | Self::Loftq { .. })
+    }
+
+    /// Whether the base loses something to the adapter, which then fits only the base so changed.
+    pub(crate) fn changes_base(&self) -> bool {
+        match self {
+            Self::Pissa { .. } | Self::Olora => true,
+            Self::Loftq { iterations } => *iterations > 1,
+            _ => false,
+        }
+    }
+}
+
+/// In PEFT's words, with `true` for the default and `false` for random values; and `loftq_iter_N` for LoftQ with more
+/// than one iteration, which PEFT's files say in another field.
+impl FromStr for Init {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        let number = |text: &str| text.parse().ok();
+        let init = match word {
+            "true" => Some(Self::Default),
+            "false" => Some(Self::Random),
+            "gaussian" => Some(Self::Gaussian),
+            "pissa" => Some(Self::Pissa { iterations: None }),
+            "olora" => Some(Self::Olora),
+            "loftq" => Some(Self::Loftq { iterations: 1 }),
+            _ => word.strip_prefix("pissa_niter_").and_then(number).map_or_else(
+                || {
+                    word.strip_prefix("loftq_iter_")
+                        .and_then(number)
+                        .map(|iterations| Self::Loftq { iterations })
+                },
+                |iterations| Some(Self::Pissa { iterations: Some(iterations) }),
+            ),
+        };
+        init.ok_or_else(|| Error::Config {
+            field: "init_lora_weights".to_owned(),
+            place: "the LoRA configuration".to_owned(),
+            found: format!("{word:?}"),
+            expected: "true, false, gaussian, pissa, pissa_niter_N, olora, loftq or loftq_iter_N".to_owned(),
+        })
+    }
+}
+
+/// As in `adapter_config.json`; the number of LoftQ's iterations stands in another field there.
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("true"),
+            Self::Random => f.write_str("false"),
+            Self::Gaussian => f.write_str("gaussian"),
+            Self::Pissa { iterations: None } => f.write_str("pissa"),
+            Self::Pissa { iterations: Some(iterations) } => write!(f, "pissa_niter_{iterations}"),
+            Self::Olora => f.write_str("olora"),
+            Self::Loftq { .. } => f.write_str("loftq"),
+            Self::Other(word) => f.write_str(word),
+        }
+    }
 }
 
 impl LoraConfig {
@@ -194,6 +273,23 @@ impl LoraConfig {
                             target_modules";
             return wrong("use_dora", json!(true), expected);
         }
+        if let Init::Loftq { iterations: 0 } = self.init_lora_weights {
+            return wrong("loftq_iter", json!(0), "an integer above 0");
+        }
+        if self.init_lora_weights.derives() {
+            let word = json!(self.init_lora_weights.to_string());
+            if !self.target_parameters.is_empty() {
+                return wrong("init_lora_weights", word, "true, false or gaussian with target_parameters");
+            }
+            let alphas = self.alpha_pattern.iter().map(|(_, alpha)| *alpha);
+            if let Some(alpha) = alphas.chain([self.lora_alpha]).find(|alpha| *alpha <= 0.0) {
+                return wrong(
+                    "lora_alpha",
+                    json!(alpha),
+                    &format!("a number above 0 with init_lora_weights {word}"),
+                );
+            }
+        }
         let listed_names = match &self.target_modules {
             TargetModules::Named(ModuleNames::List(names)) => names.as_slice(),
             _ => &[],
@@ -236,6 +332,43 @@ impl LoraConfig {
         }
     }
 
+    /// Refuses an adapter that changes the base for itself, where its base is not its own.
+    pub(crate) fn require_plain(&self, place: &str) -> Result<()> {
+        if !self.init_lora_weights.changes_base() {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            field: "init_lora_weights".to_owned(),
+            place: place.to_owned(),
+            found: json!(self.init_lora_weights.to_string()).to_string(),
+            remedy: "it takes a part out of the base; build a model with this adapter alone and save it, which makes a \
+                     plain one for the base as it is"
+                .to_owned(),
+        })
+    }
+
+    /// The configuration of the same adapter over the base as it is, where `doubled` products of the first values were
+    /// added to its own.
+    pub(crate) fn plain(&self, doubled: bool) -> Self {
+        let plain = Self { init_lora_weights: Init::Default, ..self.clone() };
+        if !doubled {
+            return plain;
+        }
+        // Twice the rank with the scaling that there was.
+        let factor = if self.use_rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+        Self {
+            r: 2 * self.r,
+            lora_alpha: factor * self.lora_alpha,
+            rank_pattern: self.rank_pattern.iter().map(|(name, rank)| (name.clone(), 2 * rank)).collect(),
+            alpha_pattern: self
+                .alpha_pattern
+                .iter()
+                .map(|(name, alpha)| (name.clone(), factor * alpha))
+                .collect(),
+            ..plain
+        }
+    }
+
     /// What multiplies the added product of a rank and an alpha.
     pub(crate) fn scaling(&self, rank: i64, alpha: f64) -> f64 {
         if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 }
@@ -243,4 +376,4 @@ impl LoraConfig {
 }
 
 /// Initializations that take a part out of the base, so that the adapter fits only the base so changed.
-const CHANGES_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga", "mica"];
+const CHANGES_BASE: &[&str] = &["pissa", "olora", "corda", "loftq", "lora_ga", "mica"]; // those known are no `Other`

@@ -219,6 +219,36 @@ pub enum Error {
         /// The tensor.
         path: String,
     },
+    /// First values were to come from a weight that is quantized already.
+    #[error(
+        "`{path}` of {place} is quantized already, and `init_lora_weights` {init} needs the weight itself; give the \
+         checkpoint that was quantized, and have it quantized while it is loaded"
+    )]
+    QuantizedOrigin {
+        /// The module.
+        path: String,
+        /// The checkpoint.
+        place: String,
+        /// The initialization.
+        init: String,
+    },
+    /// A weight has not as many singular values as the rank asks for.
+    #[error(
+        "the rank of `{path}` is {rank}, and its weight {shape:?} has {most} singular values; `init_lora_weights` {init} \
+         needs at least as many as the rank"
+    )]
+    RankAboveWidth {
+        /// The module.
+        path: String,
+        /// The rank.
+        rank: i64,
+        /// The weight's shape.
+        shape: [i64; 2],
+        /// The smaller of its dimensions.
+        most: i64,
+        /// The initialization.
+        init: String,
+    },
     /// An adapter cannot have this name.
     #[error("an adapter cannot be called `{name}`, which {problem}; choose another name")]
     AdapterName {

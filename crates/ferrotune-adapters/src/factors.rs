@@ -106,10 +106,8 @@ pub(crate) fn fresh(init: &Init, factor: Factor, shape: &[i64], rank: i64) -> Re
     // Kaiming's bound √(6 / ((1 + a²) · fan_in)) with a = √5.
     let bound = (1.0 / shape[shape.len() - 1] as f64).sqrt();
     Ok(match (init, factor) {
-        (Init::Random, _) | (Init::Default | Init::Other(_), Factor::A) => {
-            tensor.f_uniform_(-bound, bound)?
-        }
         (Init::Gaussian, Factor::A) => tensor.f_normal_(0.0, 1.0 / rank as f64)?,
+        (Init::Random, _) | (_, Factor::A) => tensor.f_uniform_(-bound, bound)?,
         (_, Factor::B) => tensor.f_zero_()?,
     })
 }

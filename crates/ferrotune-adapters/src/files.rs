@@ -12,7 +12,7 @@ use ferrotune_nn::{
 };
 use tch::Tensor;
 
-use crate::{Error, LoraConfig, Result, factors::Factor};
+use crate::{Error, Init, LoraConfig, Result, factors::Factor};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -35,6 +35,7 @@ impl AdapterWeights {
     pub fn new(config: LoraConfig, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
         let place = "the adapter in memory";
         config.check(place)?;
+        require_readable(&config, place)?;
         Ok(Self { config, tensors, place: place.to_owned() })
     }
 
@@ -48,7 +49,9 @@ impl AdapterWeights {
         if !config.is_file() {
             return Err(Error::NoAdapter { folder: folder.to_owned(), missing: CONFIG });
         }
-        let config = LoraConfig::from_fields(read_json(&config)?, &format!("`{}`", config.display()))?;
+        let place = format!("`{}`", config.display());
+        let config = LoraConfig::from_fields(read_json(&config)?, &place)?;
+        require_readable(&config, &place)?;
         if !weights.is_file() {
             let folder = folder.to_owned();
             let pickled = folder.join("adapter_model.bin").is_file();
@@ -113,6 +116,11 @@ impl AdapterWeights {
         &self.tensors
     }
 
+    /// Refuses an adapter that changes the base for itself.
+    pub(crate) fn require_plain(&self) -> Result<()> {
+        self.config.require_plain(&self.place)
+    }
+
     /// Another handle on the same tensors.
     fn share(&self) -> Self {
         let tensors =
@@ -137,6 +145,21 @@ impl AdapterWeights {
             "---\nbase_model: {base:?}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n# LoRA \
              adapter of rank {rank}\n\nRead it with PEFT (`PeftModel.from_pretrained(base, folder)`) or with Ferrotune.\n"
         )
+    }
+}
+
+/// Refuses an adapter whose file does not say what its base has lost: chance, and the quantizer, had a part in that.
+fn require_readable(config: &LoraConfig, place: &str) -> Result<()> {
+    match &config.init_lora_weights {
+        Init::Pissa { iterations: Some(_) } | Init::Loftq { .. } => Err(Error::Unsupported {
+            field: "init_lora_weights".to_owned(),
+            place: place.to_owned(),
+            found: format!("\"{}\"", config.init_lora_weights),
+            remedy: "it changes the base model's weights in a way that its file does not tell; convert the adapter to a \
+                     plain one with PEFT's `path_initial_model_for_weight_conversion`"
+                .to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod experts;
 mod factors;
 mod files;
+mod init;
 mod lora;
 mod merge;
 mod nf4;

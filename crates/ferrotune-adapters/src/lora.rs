@@ -2,6 +2,7 @@
 
 mod draft;
 mod groups;
+mod origin;
 mod projections;
 
 use ferrotune_nn::{
@@ -53,6 +54,18 @@ impl<S: Storage> Lora<S> {
     /// tensors that nobody asked for are one of [`finish`](Self::finish).
     pub fn load(weights: &AdapterWeights, storage: S) -> Result<Self> {
         Ok(Self { base: Frozen::new(storage), draft: Draft::of(weights)? })
+    }
+
+    /// The adapter of an interrupted run that began with `config`, from what it saved, over the base that it trained on.
+    ///
+    /// For configurations that leave the base as it is this is [`load`](Self::load). PiSSA, OLoRA and LoftQ took a part
+    /// out of the base: it stands in the second half of the saved factors, so the base becomes what it was bit for bit, and
+    /// the first half trains on.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new). Tensors that do not fit the model are errors while it is built.
+    pub fn resume(config: LoraConfig, weights: &AdapterWeights, storage: S) -> Result<Self> {
+        Ok(Self { base: Frozen::new(storage), draft: Draft::resumed(config, weights)? })
     }
 
     /// Keeps what trains in another type.

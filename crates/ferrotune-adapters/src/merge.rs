@@ -146,6 +146,7 @@ struct StackedShape {
 
 impl<'a> Deltas<'a> {
     fn new(specs: &[WeightSpec], adapter: &'a AdapterWeights) -> Result<Self> {
+        adapter.require_plain()?;
         let mut stacked: BTreeMap<String, StackedShape> = BTreeMap::new();
         for spec in specs {
             let Some(alias) = &spec.alias else { continue };

@@ -158,10 +158,12 @@ impl LoraConfig {
             match &self.init_lora_weights {
                 Init::Default => json!(true),
                 Init::Random => json!(false),
-                Init::Gaussian => json!("gaussian"),
-                Init::Other(word) => json!(word),
+                other => json!(other.to_string()),
             },
         );
+        if let Init::Loftq { iterations } = self.init_lora_weights {
+            set("loftq_config", json!({ "loftq_bits": 4, "loftq_iter": iterations }));
+        }
         fields
     }
 
@@ -293,9 +295,26 @@ impl Fields<'_> {
             None | Some(Value::Null | Value::Bool(true)) => Init::Default,
             Some(Value::Bool(false)) => Init::Random,
             Some(Value::String(word)) if word.eq_ignore_ascii_case("gaussian") => Init::Gaussian,
-            Some(Value::String(word)) => Init::Other(word),
+            Some(Value::String(word)) if word == "loftq" => self.loftq()?,
+            Some(Value::String(word)) => match word.parse() {
+                Ok(init @ (Init::Pissa { .. } | Init::Olora)) => init,
+                _ => Init::Other(word),
+            },
             Some(other) => return Err(self.wrong("init_lora_weights", &other, "true, false or a word")),
         })
+    }
+
+    fn loftq(&mut self) -> Result<Init> {
+        let config: Map<String, Value> = self.take("loftq_config", "an object")?.unwrap_or_default();
+        let number = |field: &str, default| config.get(field).map_or(Some(default), Value::as_u64);
+        match number("loftq_bits", 4) {
+            Some(4) => {}
+            _ => return Err(self.unsupported("loftq_bits", &config["loftq_bits"], "only 4 bits are")),
+        }
+        match number("loftq_iter", 1).and_then(|iterations| u32::try_from(iterations).ok()) {
+            Some(iterations) => Ok(Init::Loftq { iterations }),
+            None => Err(self.wrong("loftq_iter", &config["loftq_iter"], "an integer above 0")),
+        }
     }
 
     fn wrong(&self, field: &str, found: &Value, expected: &str) -> Error {

@@ -8,6 +8,8 @@ use ferrotune_nn::{
     seam::{Choice, ChosenGroup, ChosenProjection},
 };
 
+use tch::Tensor;
+
 use crate::{
     AdapterWeights, Error, LoraAdapter, LoraConfig, Result,
     lora::{Building, Draft},
@@ -52,16 +54,20 @@ impl<S: Storage> Adapters<S> {
     /// Also the adapter `weights`, under `name`.
     ///
     /// # Errors
-    /// [`Error::AdapterName`], and those of [`Lora::load`](crate::Lora::load).
+    /// [`Error::AdapterName`], those of [`Lora::load`](crate::Lora::load), and [`Error::Unsupported`] for an adapter that
+    /// changes the base for itself.
     pub fn with_adapter(self, name: &str, weights: &AdapterWeights) -> Result<Self> {
+        weights.require_plain()?;
         self.with(name, Draft::of(weights)?)
     }
 
     /// Also a new adapter, under `name`.
     ///
     /// # Errors
-    /// [`Error::AdapterName`], and those of [`Lora::new`](crate::Lora::new).
+    /// [`Error::AdapterName`], those of [`Lora::new`](crate::Lora::new), and [`Error::Unsupported`] for an adapter that
+    /// would change the base for itself.
     pub fn with_new(self, name: &str, config: LoraConfig) -> Result<Self> {
+        config.require_plain("the LoRA configuration")?;
         self.with(name, Draft::fresh(config)?)
     }
 
@@ -156,6 +162,10 @@ impl<S: Storage> Storage for Remembering<S> {
         let group = self.storage.grouped_matrix(site, at)?;
         self.groups.insert(key, Arc::clone(&group));
         Ok(group)
+    }
+
+    fn rounded(&self, role: Role, weight: &Tensor) -> ModelResult<Option<Tensor>> {
+        self.storage.rounded(role, weight)
     }
 }
 

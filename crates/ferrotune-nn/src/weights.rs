@@ -271,6 +271,18 @@ impl<'s> Weights<'s> {
         self.source.encoded(&name)
     }
 
+    /// Where tensors come from.
+    #[must_use]
+    pub fn source(&self) -> &'s dyn WeightSource {
+        self.source
+    }
+
+    /// The cursor at the same place of another source, such as a view of this one's.
+    #[must_use]
+    pub fn with_source<'t>(&self, source: &'t dyn WeightSource) -> Weights<'t> {
+        Weights { source, path: self.path.clone(), device: self.device, kind: self.kind }
+    }
+
     /// What messages call the source: `` `/models/llama` ``.
     #[must_use]
     pub fn place(&self) -> String {

@@ -9,7 +9,9 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     Adaptation, AdaptedSite, AdapterWeights, Error, Init, LoraAdapter, LoraConfig, Result,
     adapter::{Entry, Place},
+    factors::Factor,
     files::{Taker, key},
+    init::Derived,
     target::{Decision, Rules, alias},
 };
 
@@ -26,6 +28,11 @@ pub(crate) struct Draft {
     pub(super) sites: Vec<AdaptedSite>,
     /// Stacked parameters adapted so far in each module.
     pub(super) flat: BTreeMap<String, usize>,
+    /// Whether the origin is a saved form of this configuration's own run, with what its base had lost.
+    pub(super) resumes: bool,
+    /// First values that came from the base's weights, by module, until they are put to use.
+    pub(super) derived: BTreeMap<String, Derived>,
+    pub(super) derived_any: bool,
 }
 
 impl Draft {
@@ -49,6 +56,12 @@ impl Draft {
         Self::new(weights.config.clone(), Some(Taker::new(weights)))
     }
 
+    /// The adapter of a run that began with `config`, with the values that it was saved with.
+    pub(crate) fn resumed(config: LoraConfig, weights: &AdapterWeights) -> Result<Self> {
+        config.check("the LoRA configuration")?;
+        Ok(Self { resumes: true, ..Self::new(config, Some(Taker::new(weights)))? })
+    }
+
     fn new(config: LoraConfig, origin: Option<Taker>) -> Result<Self> {
         Ok(Self {
             rules: Rules::new(&config)?,
@@ -59,12 +72,25 @@ impl Draft {
             entries: Vec::new(),
             sites: Vec::new(),
             flat: BTreeMap::new(),
+            resumes: false,
+            derived: BTreeMap::new(),
+            derived_any: false,
         })
     }
 
     /// The adapter, once everything was asked for.
     pub(crate) fn finish(self) -> Result<LoraAdapter> {
         self.rules.finish(self.origin.is_some())?;
+        if self.origin.is_none() && self.config.init_lora_weights.derives() && !self.derived_any {
+            return Err(Error::Unsupported {
+                field: "init_lora_weights".to_owned(),
+                place: "the LoRA configuration".to_owned(),
+                found: format!("\"{}\"", self.config.init_lora_weights),
+                remedy: "no matrix that is adapted is quantized, so there is no loss to make up for; quantize the base, or \
+                         use pissa or olora"
+                    .to_owned(),
+            });
+        }
         if let Some(taker) = &self.origin {
             taker.finish()?;
         }
@@ -110,8 +136,15 @@ impl Draft {
         let value = value.f_detach()?.f_to_device(device)?.f_to_kind(self.kind)?.f_contiguous()?;
         let tensor = SharedTensor::from(value.f_detach_copy()?.f_set_requires_grad(true)?);
         self.parameters.push(Trained { name, tensor: tensor.clone(), decay, gradient });
-        self.entries.push(Entry { tensor: tensor.clone(), place });
+        self.entries.push(Entry { tensor: tensor.clone(), place, taken: None });
         Ok(tensor)
+    }
+
+    /// Says of the tensor that was made last what the base lost to it.
+    pub(super) fn took(&mut self, factor: Factor, first: Option<SharedTensor>) {
+        if let (Some(entry), Some(first)) = (self.entries.last_mut(), first) {
+            entry.taken = Some((factor, first));
+        }
     }
 
     /// A full trainable copy of `{at}.{leaf}`; `saved_as` are its names in the file, below the module.

@@ -1,11 +1,12 @@
 //! What stands on the experts of a sparse block.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ferrotune_nn::{
-    Decay, Dims, Frozen, Gradient, Grouped, GroupedMatrix, GroupedSite, Role, Storage, Weights,
+    Decay, Dims, Frozen, Gradient, Grouped, GroupedMatrix, GroupedSite, Role, Site, Storage, Weights,
     seam::LoopedGroup,
 };
+use ferrotune_torch::SharedTensor;
 use tch::{Device, Tensor};
 
 use super::{Building, draft::Draft};
@@ -16,6 +17,7 @@ use crate::{
     experts::{AdaptedGroup, Stack},
     factors::{Factor, fresh},
     files::{self, key},
+    init::{Derived, Residual, Taken},
     target::{Decision, Scale, stacked_parameter},
 };
 
@@ -56,20 +58,11 @@ impl Draft {
             let mut builder = Building { base, draft: self };
             return Ok(Box::new(LoopedGroup::build(&mut builder, site, at)?));
         }
-        let base = base.frozen_group(site, at)?;
-        let mut stacks = Vec::new();
-        if let Some(scale) = flat {
-            stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
-        }
         let mut start = 0;
+        let mut parts = Vec::new();
         for (part, decisions) in site.parts.iter().zip(&decisions) {
-            let part_site = PartSite {
-                at,
-                name: part.name,
-                experts: site.experts,
-                dims: Dims::new(part.out_features, site.in_features),
-                start,
-            };
+            let dims = Dims::new(part.out_features, site.in_features);
+            let part_site = PartSite { at, name: part.name, experts: site.experts, dims, start };
             let mut groups: Vec<(Scale, Vec<i64>)> = Vec::new(); // experts of one rank and scaling together
             for (expert, decision) in (0..).zip(decisions) {
                 let Decision::Adapted(scale) = *decision else { continue };
@@ -78,17 +71,47 @@ impl Draft {
                     None => groups.push((scale, vec![expert])),
                 }
             }
-            let several = groups.len() > 1;
-            for (scale, experts) in groups {
-                stacks.push(self.expert_stack(&part_site, scale, &experts, several, &**base.matrix())?);
-            }
+            parts.push((part_site, groups));
             start += part.out_features;
+        }
+        let residual = Residual::new(at.source(), self.derive_experts(base.storage(), &parts)?);
+        let base = base.frozen_group(site, &at.with_source(&residual))?;
+        let mut stacks = Vec::new();
+        if let Some(scale) = flat {
+            stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
+        }
+        for (part, groups) in &parts {
+            for (scale, experts) in groups {
+                let several = groups.len() > 1;
+                stacks.push(self.expert_stack(part, *scale, experts, several, &**base.matrix())?);
+            }
         }
         if stacks.is_empty() {
             return Ok(Box::new(base));
         }
         let parts = site.parts.iter().map(|part| part.out_features).collect();
         Ok(Box::new(AdaptedGroup { base, stacks, parts, kind: self.kind, dropout: self.config.lora_dropout }))
+    }
+
+    /// What the base loses to factors that begin with a part of it, by the names of weights.
+    fn derive_experts<S: Storage>(
+        &mut self,
+        storage: &S,
+        parts: &[(PartSite<'_>, Vec<(Scale, Vec<i64>)>)],
+    ) -> Result<BTreeMap<String, Taken>> {
+        let mut taken = BTreeMap::new();
+        for (part, groups) in parts {
+            for (scale, experts) in groups {
+                for expert in experts {
+                    let at = part.at.at(expert).at(part.name);
+                    let (site, names) = (Site::new(Role::Expert, part.dims), [at.path().to_owned()]);
+                    if let Some(of_expert) = self.derive(storage, &site, *scale, &names, &at)? {
+                        taken.insert(format!("{}.weight", at.path()), of_expert);
+                    }
+                }
+            }
+        }
+        Ok(taken)
     }
 
     /// Factors of some experts' matrices of one part, each under its own name in the file. `several` says that the part
@@ -109,8 +132,13 @@ impl Draft {
             self.record(path, Role::Expert, Adaptation::LowRank { rank, scaling });
         }
         let stack_name = if several { paths[0].clone() } else { at.at(part_name).path().to_owned() };
-        let factor = |this: &mut Self, factor, shape: [i64; 2]| {
+        // All experts of a storage or none.
+        let derived: Vec<Derived> = paths.iter().filter_map(|path| self.take_derived(path)).collect();
+        let factor = |this: &mut Self, factor, shape: [i64; 2]| -> Result<SharedTensor> {
             let value = match &mut this.origin {
+                _ if !derived.is_empty() => {
+                    Tensor::f_stack(&derived.iter().map(|each| each.of(factor)).collect::<Vec<_>>(), 0)?
+                }
                 None => {
                     let shape = [experts.len() as i64, shape[0], shape[1]];
                     fresh(&this.config.init_lora_weights, factor, &shape, rank)?
@@ -123,7 +151,13 @@ impl Draft {
             let place = Place::Slices(paths.iter().map(|path| key(path, files::leaf(factor))).collect());
             // Always with a gradient: where no row reaches an expert its slice is zero.
             let name = format!("{stack_name}.{factor}");
-            this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, at.device())
+            let leaf = this.leaf(name, &value, place, Decay::Applies, Gradient::EveryStep, at.device())?;
+            let taken: Vec<_> =
+                derived.iter().filter_map(|each| Some(&**each.taken.as_ref()?.of(factor))).collect();
+            if !taken.is_empty() {
+                this.took(factor, Some(Tensor::f_stack(&taken, 0)?.into()));
+            }
+            Ok(leaf)
         };
         let a = factor(self, Factor::A, [rank, dims.in_features])?;
         let b = factor(self, Factor::B, [dims.out_features, rank])?;

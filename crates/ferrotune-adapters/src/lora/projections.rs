@@ -14,6 +14,7 @@ use crate::{
     dora::{Magnitude, Rows, norms},
     factors::{AdaptedProjection, Factor, Factors, fresh},
     files::{self, key},
+    init::Residual,
     target::{Decision, Scale, alias},
 };
 
@@ -44,7 +45,12 @@ impl Draft {
             }
             _ => (by_name, alias.into_iter().chain([path.to_owned()]).collect()),
         };
-        let mut base = base.frozen_projection(site, at)?;
+        let taken = match scale {
+            Some(scale) => self.derive(base.storage(), site, scale, &names, at)?,
+            None => None,
+        };
+        let taken = taken.map(|taken| (format!("{path}.weight"), taken)).into_iter().collect();
+        let mut base = base.frozen_projection(site, &at.with_source(&Residual::new(at.source(), taken)))?;
         let trains_bias = site.bias
             && (self.config.bias == Bias::All || self.config.bias == Bias::LoraOnly && scale.is_some());
         if trains_bias {
@@ -57,7 +63,7 @@ impl Draft {
         }
         let Some(scale) = scale else { return Ok(Box::new(base)) };
         self.record(path, role, Adaptation::LowRank { rank: scale.rank, scaling: scale.scaling });
-        let factors = self.factors(&names, site, scale, at.device())?;
+        let factors = self.factors(&names, site, scale, at)?;
         let magnitude = if self.config.use_dora {
             Some(self.magnitude(&names, role, &**base.matrix(), &factors, at.device())?)
         } else {
@@ -77,17 +83,22 @@ impl Draft {
     }
 
     /// The product added to the linear map that files call by the first of `names` (and may call by the others).
-    fn factors(&mut self, names: &[String], site: &Site, scale: Scale, device: Device) -> Result<Factors> {
-        let (Scale { rank, scaling }, dims) = (scale, site.dims);
+    fn factors(&mut self, names: &[String], site: &Site, scale: Scale, at: &Weights<'_>) -> Result<Factors> {
+        let (Scale { rank, scaling }, dims, device) = (scale, site.dims, at.device());
+        let derived = self.take_derived(at.path());
         let gradient = gradient(site.role);
-        let factor = |this: &mut Self, factor, shape: [i64; 2]| {
-            let value = match &mut this.origin {
-                None => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
-                Some(taker) => taker.take(&keys(names, files::leaf(factor)), &shape)?,
+        let factor = |this: &mut Self, factor, shape: [i64; 2]| -> Result<SharedTensor> {
+            let value = match (&derived, &mut this.origin) {
+                (Some(derived), _) => derived.of(factor).shallow_clone(),
+                (None, None) => fresh(&this.config.init_lora_weights, factor, &shape, rank)?,
+                (None, Some(taker)) => taker.take(&keys(names, files::leaf(factor)), &shape)?,
             };
             let place = Place::Whole(key(&names[0], files::leaf(factor)));
             let name = format!("{}.{factor}", names[0]);
-            this.leaf(name, &value, place, Decay::Applies, gradient, device)
+            let leaf = this.leaf(name, &value, place, Decay::Applies, gradient, device)?;
+            let taken = derived.as_ref().and_then(|derived| derived.taken.as_ref());
+            this.took(factor, taken.map(|taken| taken.of(factor).clone()));
+            Ok(leaf)
         };
         let a = factor(self, Factor::A, [rank, dims.in_features])?;
         let b = factor(self, Factor::B, [dims.out_features, rank])?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ferrotune_nn::{
     Dense, GroupedMatrix, GroupedSite, Matrix, Result as ModelResult, Role, Site, Storage, Weights,
 };
+use tch::{Kind, Tensor};
 
 use ferrotune_torch::memory;
 
@@ -128,5 +129,15 @@ impl Storage for Nf4 {
     ) -> ModelResult<Arc<dyn GroupedMatrix>> {
         let group = self.group(site, at).map_err(|error| error.at(at.path()))?;
         Ok(Arc::new(group))
+    }
+
+    fn rounded(&self, role: Role, weight: &Tensor) -> ModelResult<Option<Tensor>> {
+        match role {
+            Role::Attention | Role::Mlp | Role::Expert => {
+                let decoded = || QuantizedTensor::quantize(weight, &self.settings)?.dequantize(Kind::Float);
+                decoded().map(Some).map_err(|error| error.at("a weight"))
+            }
+            Role::Router | Role::Head | Role::Embedding | Role::Norm => Ok(None),
+        }
     }
 }

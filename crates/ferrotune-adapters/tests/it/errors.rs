@@ -65,7 +65,7 @@ fn options_that_change_the_mathematics_are_refused_by_name() {
         ("monteclora_config", json!({"a": 1})),
         ("ensure_weight_tying", json!(true)),
         ("init_lora_weights", json!("pissa_niter_4")),
-        ("init_lora_weights", json!("olora")),
+        ("init_lora_weights", json!("corda")),
         ("init_lora_weights", json!("loftq")),
         ("peft_type", json!("IA3")),
     ] {

@@ -8,6 +8,7 @@ mod dora;
 mod errors;
 mod experts;
 mod files;
+mod initializations;
 mod matching;
 mod merging;
 mod nf4;

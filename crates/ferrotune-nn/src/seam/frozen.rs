@@ -23,6 +23,11 @@ impl<S: Storage> Frozen<S> {
         Self { storage }
     }
 
+    /// The storage.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
     /// The frozen projection at `at`, for adapters that put something on it.
     pub fn frozen_projection(&mut self, site: &Site, at: &Weights<'_>) -> Result<FrozenProjection> {
         let bias = site.bias.then(|| at.tensor("bias", &[site.dims.out_features])).transpose()?;

@@ -214,13 +214,20 @@ pub trait GroupedMatrix: Send + Sync + Debug {
     fn expert(&self, expert: i64) -> Result<Tensor>;
 }
 
-/// Turns the weights of a site into a frozen matrix; implementors provide both methods.
+/// Turns the weights of a site into a frozen matrix; implementors provide [`matrix`](Self::matrix) and
+/// [`grouped_matrix`](Self::grouped_matrix), and [`rounded`](Self::rounded) if they round.
 pub trait Storage {
     /// The matrix at `at`.
     fn matrix(&mut self, site: &Site, at: &Weights<'_>) -> Result<Arc<dyn Matrix>>;
 
     /// All experts' matrices below `at`.
     fn grouped_matrix(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>>;
+
+    /// What a weight of this role becomes by being kept here, in 32 bits; nothing where it stays what it is. For
+    /// initializations that make up for the difference.
+    fn rounded(&self, _role: Role, _weight: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
 }
 
 impl Storage for Box<dyn Storage> {

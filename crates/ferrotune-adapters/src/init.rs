@@ -1,0 +1,181 @@
+//! First values of factors that come out of the base: PiSSA, OLoRA and LoftQ.
+//!
+//! | word | A, B | taken out of the base |
+//! |---|---|---|
+//! | `pissa` (arXiv:2404.02948) | `√(S/s) Vᵀ`, `U √(S/s)` of the `r` largest singular values | `s·BA` |
+//! | `pissa_niter_N` | the same by a randomized decomposition with `N` power iterations | `s·BA` |
+//! | `olora` (arXiv:2406.01775) | the first `r` rows of R and columns of Q in `W = QR` | `s·BA` |
+//! | `loftq` (arXiv:2310.08659) | the `r` largest singular values of what the storage's rounding lost, as for `pissa` | `s·BA` of the iteration before; nothing in the first |
+//!
+//! What is taken out is taken from the weight before the storage gets it, so the base becomes
+//! `storage(W - s·B₀A₀)`, and the trained adapter fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the
+//! rank, which fits the base as it is in its checkpoint. PEFT's LoftQ leaves the scaling out of account; here it is
+//! divided out, as in PiSSA, so that the model starts at what LoftQ means for every alpha.
+
+use std::collections::BTreeMap;
+
+use ferrotune_nn::{Encoded, Result as ModelResult, WeightSource};
+use ferrotune_torch::SharedTensor;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Init, Result, factors::Factor, target::Scale};
+
+/// First values, and what the base loses to them.
+#[derive(Debug)]
+pub(crate) struct Derived {
+    pub(crate) a: Tensor, // [rank, in]
+    pub(crate) b: Tensor, // [out, rank]
+    pub(crate) taken: Option<Taken>,
+}
+
+impl Derived {
+    pub(crate) fn of(&self, factor: Factor) -> &Tensor {
+        match factor {
+            Factor::A => &self.a,
+            Factor::B => &self.b,
+        }
+    }
+}
+
+/// A product of low rank that is taken out of the base, `s · B A`.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) a: SharedTensor, // [rank, in]
+    pub(crate) b: SharedTensor, // [out, rank]
+    pub(crate) scaling: f64,
+}
+
+impl Taken {
+    pub(crate) fn of(&self, factor: Factor) -> &SharedTensor {
+        match factor {
+            Factor::A => &self.a,
+            Factor::B => &self.b,
+        }
+    }
+
+    /// `weight - s · B A`, on the weight's device, in 32 bits or more.
+    pub(crate) fn out_of(&self, weight: &Tensor) -> ModelResult<Tensor> {
+        let (device, kind) = (weight.device(), wide(weight.kind()));
+        let here = |tensor: &Tensor| tensor.f_detach()?.f_to_device(device)?.f_to_kind(kind);
+        let product = here(&self.b)?.f_matmul(&here(&self.a)?)?.f_mul_scalar(self.scaling)?;
+        Ok(weight.f_to_kind(kind)?.f_sub(&product)?)
+    }
+}
+
+/// The first values that `init` gives for `weight`, `[out, in]` in 32 bits or more, as factors of type `kind`; nothing
+/// where LoftQ finds that the storage loses nothing. `rounded` is what the storage makes of a matrix.
+pub(crate) fn derive(
+    init: &Init,
+    weight: &Tensor,
+    Scale { rank, scaling }: Scale,
+    kind: Kind,
+    rounded: impl Fn(&Tensor) -> ModelResult<Option<Tensor>>,
+) -> Result<Option<Derived>> {
+    let principal = |weight: &Tensor, iterations| -> Result<Taken> {
+        let (u, s, v) = match iterations {
+            None => weight.f_svd(true, true)?,
+            Some(iterations) => randomized_svd(weight, rank, iterations)?,
+        };
+        let root = s.f_narrow(0, 0, rank)?.f_div_scalar(scaling)?.f_sqrt()?;
+        let a = v.f_narrow(1, 0, rank)?.f_mul(&root)?.f_tr()?;
+        let b = u.f_narrow(1, 0, rank)?.f_mul(&root)?;
+        taken(&a, &b, scaling, kind)
+    };
+    let whole = |taken: Taken| {
+        Some(Derived { a: taken.a.shallow_clone(), b: taken.b.shallow_clone(), taken: Some(taken) })
+    };
+    Ok(match init {
+        Init::Pissa { iterations } => whole(principal(weight, *iterations)?),
+        Init::Olora => {
+            let (q, r) = Tensor::f_linalg_qr(weight, "reduced")?;
+            whole(taken(&r.f_narrow(0, 0, rank)?, &q.f_narrow(1, 0, rank)?, scaling, kind)?)
+        }
+        Init::Loftq { iterations } => {
+            let mut before: Option<Taken> = None;
+            for iteration in 1.. {
+                let rest =
+                    before.as_ref().map_or_else(|| Ok(weight.shallow_clone()), |it| it.out_of(weight))?;
+                let Some(rounded) = rounded(&rest)? else { return Ok(None) };
+                let lost = weight.f_sub(&rounded.f_to_device(weight.device())?.f_to_kind(weight.kind())?)?;
+                let newest = principal(&lost, None)?;
+                if iteration >= *iterations {
+                    let (a, b) = (newest.a.shallow_clone(), newest.b.shallow_clone());
+                    return Ok(Some(Derived { a, b, taken: before }));
+                }
+                before = Some(newest);
+            }
+            None
+        }
+        Init::Default | Init::Random | Init::Gaussian | Init::Other(_) => None,
+    })
+}
+
+/// Factors rounded to what they train in, before the base loses their product.
+fn taken(a: &Tensor, b: &Tensor, scaling: f64, kind: Kind) -> Result<Taken> {
+    let own = |tensor: &Tensor| -> Result<SharedTensor> {
+        Ok(tensor.f_to_kind(kind)?.f_contiguous()?.f_detach_copy()?.into())
+    };
+    Ok(Taken { a: own(a)?, b: own(b)?, scaling })
+}
+
+/// U, S and V of the `rank` largest singular values by power iteration (Halko, Martinsson and Tropp, arXiv:0909.4061,
+/// algorithms 4.4 and 5.1) without oversampling, from libtorch's default generator on the CPU.
+fn randomized_svd(weight: &Tensor, rank: i64, iterations: u32) -> Result<(Tensor, Tensor, Tensor)> {
+    let (rows, columns) = weight.size2()?;
+    let wide = rows < columns;
+    let tall = if wide { weight.f_tr()? } else { weight.shallow_clone() };
+    let start = Tensor::f_randn([tall.size()[1], rank], (weight.kind(), Device::Cpu))?;
+    let basis = |tensor: Tensor| -> Result<Tensor> { Ok(Tensor::f_linalg_qr(&tensor, "reduced")?.0) };
+    let mut q = basis(tall.f_matmul(&start.f_to_device(weight.device())?)?)?;
+    for _ in 0..iterations {
+        q = basis(tall.f_tr()?.f_matmul(&q)?)?;
+        q = basis(tall.f_matmul(&q)?)?;
+    }
+    let (u, s, v) = q.f_tr()?.f_matmul(&tall)?.f_svd(true, true)?;
+    let u = q.f_matmul(&u)?;
+    Ok(if wide { (v, s, u) } else { (u, s, v) })
+}
+
+/// The type in which decompositions are made of a weight of type `kind`.
+pub(crate) fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+/// A view of weights from which products of low rank were taken.
+pub(crate) struct Residual<'s> {
+    source: &'s dyn WeightSource,
+    taken: BTreeMap<String, Taken>,
+}
+
+impl<'s> Residual<'s> {
+    /// `source` less what is `taken`, by the names of tensors.
+    pub(crate) fn new(source: &'s dyn WeightSource, taken: BTreeMap<String, Taken>) -> Self {
+        Self { source, taken }
+    }
+}
+
+impl WeightSource for Residual<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.source.shape(name)
+    }
+
+    fn read(&self, name: &str) -> ModelResult<Tensor> {
+        let stored = self.source.read(name)?;
+        match self.taken.get(name) {
+            None => Ok(stored),
+            Some(taken) => taken.out_of(&stored),
+        }
+    }
+
+    fn encoded(&self, name: &str) -> ModelResult<Option<Encoded>> {
+        if self.taken.contains_key(name) { Ok(None) } else { self.source.encoded(name) }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
+    }
+}
