@@ -75,6 +75,18 @@ impl Config {
     }
 }
 
+/// Where tokens are cut that are not averaged into a sentence: `model_max_length` of `tokenizer_config.json`, or the
+/// number of positions, if that is fewer.
+pub(crate) fn tokenizer_length(folder: &Path, config: &Config) -> Result<i64> {
+    let asked = match optional_table(folder, "tokenizer_config.json")? {
+        // Folders without a limit give 1e30, which is no integer.
+        Some(table) => table.optional::<f64>("model_max_length")?,
+        None => None,
+    };
+    let positions = config.max_position_embeddings;
+    Ok(asked.filter(|&length| length >= 1.0).map_or(positions, |length| positions.min(length as i64)))
+}
+
 /// Refuses a sentence-transformers folder that does more than encode, average and normalize.
 fn refuse_other_modules(folder: &Path) -> Result<()> {
     let path = folder.join("modules.json");

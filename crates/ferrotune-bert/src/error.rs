@@ -21,6 +21,23 @@ pub enum Error {
         /// Why.
         source: tokenizers::Error,
     },
+    /// There is no such layer.
+    #[error("layer {found} was asked for, and the encoder has 1 to {layers}")]
+    Layer {
+        /// The layer.
+        found: i64,
+        /// How many there are.
+        layers: i64,
+    },
+    /// The folder's tokenizer does not put a mark at the begin and the end of a text.
+    #[error(
+        "the tokenizer of `{folder}` does not turn an empty text into a begin mark and an end mark, which BERTScore \
+         leaves out by their ids; is it a BERT tokenizer?"
+    )]
+    Marks {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A text could not be tokenized.
     #[error("text {index} of a batch cannot be tokenized")]
     Tokenize {

@@ -8,7 +8,7 @@
 //! - [`Sample`]: one tokenized training record, with the positions whose prediction counts.
 //! - [`LanguageModel`]: what evaluation asks of a model: log-likelihoods and generated text.
 //! - [`PromptTemplate`]: a conversation to the prompt of a chat model.
-//! - [`Embedder`]: sentences to vectors.
+//! - [`Embedder`]: sentences to vectors; [`TokenEmbedder`]: each of their tokens to one.
 //! - [`digest`]: the content hash under which caches and reports name their inputs.
 
 mod chat;
@@ -20,7 +20,7 @@ mod tokenize;
 pub mod digest;
 
 pub use chat::{Message, PromptTemplate, Role};
-pub use embed::Embedder;
+pub use embed::{Embedder, TokenEmbedder, TokenVectors};
 pub use language_model::{Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason};
 pub use sample::Sample;
 pub use tokenize::{Encoding, SpecialTokens, Tokenize};

@@ -5,8 +5,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use ferrotune_core::BoxError;
-use ndarray::{Array2, ArrayView1};
+use ferrotune_core::{TokenEmbedder, TokenVectors};
 use rayon::prelude::*;
 
 use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore, rouge::Prf};
@@ -14,31 +13,11 @@ use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, Samp
 /// How many different texts go to the encoder at once.
 const BATCH: usize = 32;
 
+/// How many pairs are encoded before they are scored: bounds the memory that token vectors take.
+const PAIRS: usize = 256;
+
 /// A text with one token fewer than this is empty: all it has are the encoder's begin and end marks.
 const MARKS: usize = 2;
-
-/// The tokens of a text with their vectors.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenVectors {
-    /// Token ids, marks of begin and end included.
-    pub ids: Vec<u32>,
-    /// Hidden states of the layer compared, `[tokens, hidden]`.
-    pub vectors: Array2<f32>,
-}
-
-/// Gives every token of a text its contextual vector; implementors provide all methods.
-///
-/// A text's vectors must not depend on the texts beside it.
-pub trait TokenEmbedder: Send + Sync {
-    /// Tokens and vectors of each text, in order. Texts are trimmed before they come here.
-    fn embed_tokens(&self, texts: &[&str]) -> Result<Vec<TokenVectors>, BoxError>;
-
-    /// The ids of the marks that begin and end every text, which weigh nothing.
-    fn mark_ids(&self) -> [u32; MARKS];
-
-    /// What a report calls this encoder: model, layer, hash of the weights.
-    fn name(&self) -> String;
-}
 
 /// How much a token weighs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,32 +67,55 @@ impl BertScore {
     /// # Errors
     /// [`Error::Encoder`] and [`Error::EncoderShape`].
     pub fn score_pairs(&self, pairs: &[Pair]) -> Result<Vec<Result<Prf, Failure>>> {
-        let encoded = self.encode(pairs)?;
-        let weights = self.weights_of(pairs, &encoded);
-        let best = |pair: &Pair| {
-            let prediction = &encoded[pair.prediction.trim()];
-            let mut best: Option<Prf> = None;
-            for reference in &pair.references {
-                let score = match_tokens(prediction, &encoded[reference.trim()], &weights);
-                if ![score.precision, score.recall].iter().all(|x| x.is_finite()) {
-                    return Err(Failure {
-                        kind: FailureKind::NotFinite,
-                        detail: "a token's vector is zero or not finite".to_owned(),
-                    });
-                }
-                let score = self.rescale(score);
-                best = Some(best.map_or(score, |best| Prf {
-                    precision: best.precision.max(score.precision),
-                    recall: best.recall.max(score.recall),
-                    f_measure: best.f_measure.max(score.f_measure),
-                }));
-            }
-            best.ok_or_else(|| Failure {
-                kind: FailureKind::EmptyText,
-                detail: "there is no reference".to_owned(),
-            })
+        Ok(self.score(pairs)?.0)
+    }
+
+    /// The scores, and in how many pairs the encoder cut a text.
+    fn score(&self, pairs: &[Pair]) -> Result<(Vec<Result<Prf, Failure>>, usize)> {
+        let together = match self.weights {
+            TokenWeights::Equal => PAIRS,
+            // How rare a token is depends on all references.
+            TokenWeights::InverseDocumentFrequency => pairs.len().max(1),
         };
-        Ok(pairs.par_iter().map(best).collect())
+        let (mut scores, mut truncated) = (Vec::with_capacity(pairs.len()), 0);
+        for pairs in pairs.chunks(together) {
+            let encoded = self.encode(pairs)?;
+            let weights = self.weights_of(pairs, &encoded);
+            scores.par_extend(pairs.par_iter().map(|pair| self.best_of_references(pair, &encoded, &weights)));
+            let is_cut = |text: &String| encoded[text.trim()].is_truncated;
+            truncated +=
+                pairs.iter().filter(|p| is_cut(&p.prediction) || p.references.iter().any(is_cut)).count();
+        }
+        Ok((scores, truncated))
+    }
+
+    fn best_of_references(
+        &self,
+        pair: &Pair,
+        encoded: &HashMap<&str, TokenVectors>,
+        weights: &Weights,
+    ) -> Result<Prf, Failure> {
+        let prediction = &encoded[pair.prediction.trim()];
+        let mut best: Option<Prf> = None;
+        for reference in &pair.references {
+            let score = self.match_tokens(prediction, &encoded[reference.trim()], weights);
+            if ![score.precision, score.recall].iter().all(|x| x.is_finite()) {
+                return Err(Failure {
+                    kind: FailureKind::NotFinite,
+                    detail: "a token's vector is zero or not finite".to_owned(),
+                });
+            }
+            let score = self.rescale(score);
+            best = Some(best.map_or(score, |best| Prf {
+                precision: best.precision.max(score.precision),
+                recall: best.recall.max(score.recall),
+                f_measure: best.f_measure.max(score.f_measure),
+            }));
+        }
+        best.ok_or_else(|| Failure {
+            kind: FailureKind::EmptyText,
+            detail: "there is no reference".to_owned(),
+        })
     }
 
     fn rescale(&self, score: Prf) -> Prf {
@@ -124,6 +126,36 @@ impl BertScore {
             recall: rescale(score.recall, baseline.recall),
             f_measure: rescale(score.f_measure, baseline.f_measure),
         }
+    }
+
+    /// Greedy matching: every token of one side finds its closest one on the other, marks included; the closeness is
+    /// averaged by weight, in which marks count nothing.
+    fn match_tokens(&self, prediction: &TokenVectors, reference: &TokenVectors, weights: &Weights) -> Prf {
+        if prediction.ids.len() <= MARKS || reference.ids.len() <= MARKS {
+            return Prf::default();
+        }
+        let dimension = self.encoder.dimension().max(1);
+        let mut closest_to_prediction = vec![f64::NEG_INFINITY; prediction.ids.len()];
+        let mut closest_to_reference = vec![f64::NEG_INFINITY; reference.ids.len()];
+        for (p, vector) in closest_to_prediction.iter_mut().zip(prediction.vectors.chunks_exact(dimension)) {
+            for (r, other) in closest_to_reference.iter_mut().zip(reference.vectors.chunks_exact(dimension)) {
+                let cosine = dot(vector, other);
+                *p = p.max(cosine);
+                *r = r.max(cosine);
+                if cosine.is_nan() {
+                    return Prf { precision: f64::NAN, recall: f64::NAN, f_measure: f64::NAN };
+                }
+            }
+        }
+        let average = |closest: &[f64], ids: &[u32]| {
+            let weighted: f64 = closest.iter().zip(ids).map(|(x, &id)| x * weights.of(id)).sum();
+            weighted / ids.iter().map(|&id| weights.of(id)).sum::<f64>()
+        };
+        let precision = average(&closest_to_prediction, &prediction.ids);
+        let recall = average(&closest_to_reference, &reference.ids);
+        // Cosines can be negative, so the harmonic mean is taken as it is; 0/0 counts as 0.
+        let f_measure = 2.0 * precision * recall / (precision + recall);
+        Prf { precision, recall, f_measure: if f_measure.is_nan() { 0.0 } else { f_measure } }
     }
 
     fn encode<'p>(&self, pairs: &'p [Pair]) -> Result<HashMap<&'p str, TokenVectors>> {
@@ -140,20 +172,19 @@ impl BertScore {
                 .encoder
                 .embed_tokens(batch)
                 .map_err(|source| Error::Encoder { encoder: self.encoder.name(), source })?;
-            let wrong = vectors.iter().find(|of_text| of_text.ids.len() != of_text.vectors.nrows());
+            let dimension = self.encoder.dimension();
+            let wrong = vectors.iter().find(|of_text| of_text.ids.len() * dimension != of_text.vectors.len());
             if vectors.len() != batch.len() || wrong.is_some() {
                 return Err(Error::EncoderShape {
                     encoder: self.encoder.name(),
                     found: match wrong {
-                        Some(text) => {
-                            format!("{} vectors for {} tokens", text.vectors.nrows(), text.ids.len())
-                        }
+                        Some(text) => format!("{} numbers for {} tokens", text.vectors.len(), text.ids.len()),
                         None => format!("{} texts", vectors.len()),
                     },
-                    expected: format!("{} texts with a vector for every token", batch.len()),
+                    expected: format!("{} texts with {dimension} numbers for every token", batch.len()),
                 });
             }
-            let normalized = vectors.into_iter().map(normalize);
+            let normalized = vectors.into_iter().map(|text| normalize(text, dimension));
             encoded.extend(batch.iter().copied().zip(normalized));
         }
         Ok(encoded)
@@ -191,45 +222,16 @@ impl Weights {
     }
 }
 
-fn normalize(mut text: TokenVectors) -> TokenVectors {
-    for mut vector in text.vectors.rows_mut() {
-        let norm = dot(vector.view(), vector.view()).sqrt() as f32;
-        vector /= norm;
+fn normalize(mut text: TokenVectors, dimension: usize) -> TokenVectors {
+    for vector in text.vectors.chunks_exact_mut(dimension.max(1)) {
+        let norm = dot(vector, vector).sqrt() as f32;
+        vector.iter_mut().for_each(|x| *x /= norm);
     }
     text
 }
 
-fn dot(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
+fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
-}
-
-/// Greedy matching: every token of one side finds its closest one on the other, marks included; the closeness is
-/// averaged by weight, in which marks count nothing.
-fn match_tokens(prediction: &TokenVectors, reference: &TokenVectors, weights: &Weights) -> Prf {
-    if prediction.ids.len() <= MARKS || reference.ids.len() <= MARKS {
-        return Prf::default();
-    }
-    let mut closest_to_prediction = vec![f64::NEG_INFINITY; prediction.ids.len()];
-    let mut closest_to_reference = vec![f64::NEG_INFINITY; reference.ids.len()];
-    for (p, vector) in closest_to_prediction.iter_mut().zip(prediction.vectors.rows()) {
-        for (r, other) in closest_to_reference.iter_mut().zip(reference.vectors.rows()) {
-            let cosine = dot(vector, other);
-            *p = p.max(cosine);
-            *r = r.max(cosine);
-            if cosine.is_nan() {
-                return Prf { precision: f64::NAN, recall: f64::NAN, f_measure: f64::NAN };
-            }
-        }
-    }
-    let average = |closest: &[f64], ids: &[u32]| {
-        let weighted: f64 = closest.iter().zip(ids).map(|(x, &id)| x * weights.of(id)).sum();
-        weighted / ids.iter().map(|&id| weights.of(id)).sum::<f64>()
-    };
-    let precision = average(&closest_to_prediction, &prediction.ids);
-    let recall = average(&closest_to_reference, &reference.ids);
-    // Cosines can be negative, so the harmonic mean is taken as it is; 0/0 counts as 0.
-    let f_measure = 2.0 * precision * recall / (precision + recall);
-    Prf { precision, recall, f_measure: if f_measure.is_nan() { 0.0 } else { f_measure } }
 }
 
 impl fmt::Debug for BertScore {
@@ -244,11 +246,16 @@ impl fmt::Debug for BertScore {
 
 impl Metric for BertScore {
     fn outputs(&self) -> Vec<String> {
-        ["bert_score_precision", "bert_score_recall", "bert_score"].map(str::to_owned).to_vec()
+        let name = match self.weights {
+            TokenWeights::Equal => "bert_score",
+            TokenWeights::InverseDocumentFrequency => "bert_score_idf",
+        };
+        vec![format!("{name}_precision"), format!("{name}_recall"), name.to_owned()]
     }
 
+    /// In the parameter `samples_truncated` stands how many samples have a text that is longer than the encoder reads.
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let scores = self.score_pairs(pairs)?;
+        let (scores, truncated) = self.score(pairs)?;
         let parts: [fn(&Prf) -> f64; 3] = [|s| s.precision, |s| s.recall, |s| s.f_measure];
         let weights = match self.weights {
             TokenWeights::Equal => "equal weights",
@@ -263,6 +270,7 @@ impl Metric for BertScore {
             });
             Measurement::of_mean(name, format!("{weights}, {scale}, best reference"), samples.collect())
                 .with_param("encoder", self.encoder.name())
+                .with_param("samples_truncated", truncated)
         };
         Ok(self.outputs().into_iter().zip(parts).map(of_part).collect())
     }

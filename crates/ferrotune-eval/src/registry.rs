@@ -1,10 +1,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use ferrotune_core::Embedder;
+use ferrotune_core::{Embedder, TokenEmbedder};
 
 use crate::{
     Error, Metric, Result, Unavailable,
-    bert_score::{BertScore, TokenEmbedder, TokenWeights},
+    bert_score::{BertScore, TokenWeights},
     bleu::{Bleu, BleuConfig},
     chrf::{Chrf, ChrfConfig},
     exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
@@ -44,7 +44,7 @@ impl Registry {
     /// the four usual kinds, `rouge1` to `rouge9`, `rougeL`, `rougeLsum`, `rougeS4`, `rougeSU4`, all without a stemmer;
     /// `meteor` and `meteor_corrected` without a lexicon, and named so; `exact_match`, `squad_em`, `token_f1`.
     ///
-    /// `semantic_similarity` and `bert_score` are known, and reported as not measured until an encoder is given;
+    /// `semantic_similarity`, `bert_score` and `bert_score_idf` are known, and reported as not measured until an encoder is given;
     /// `perplexity` likewise, since it is measured by
     /// [`Perplexity::measure`](crate::perplexity::Perplexity::measure) from a model's log-likelihoods.
     ///
@@ -68,6 +68,7 @@ impl Registry {
         for (metric, reason) in [
             ("semantic_similarity", "no sentence encoder was given"),
             ("bert_score", "no token encoder was given"),
+            ("bert_score_idf", "no token encoder was given"),
             ("perplexity", "it needs a model's log-likelihoods, which pairs of texts do not have"),
             ("gpt4_score", NO_JUDGE),
             ("gpt4_score_fastchat", NO_JUDGE),
@@ -85,10 +86,11 @@ impl Registry {
         self
     }
 
-    /// The same registry with `bert_score` over this encoder, with equal weights and not rescaled.
+    /// The same registry with `bert_score` (equal weights) and `bert_score_idf` over this encoder, not rescaled.
     #[must_use]
     pub fn with_token_encoder(mut self, encoder: Arc<dyn TokenEmbedder>) -> Self {
-        self.replace("bert_score", BertScore::new(encoder, TokenWeights::Equal));
+        self.replace("bert_score", BertScore::new(Arc::clone(&encoder), TokenWeights::Equal));
+        self.replace("bert_score_idf", BertScore::new(encoder, TokenWeights::InverseDocumentFrequency));
         self
     }
 

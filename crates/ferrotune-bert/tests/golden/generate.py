@@ -1,5 +1,6 @@
-"""Writes the sentence encoder's golden files: a tiny random BERT with its own WordPiece vocabulary and the embeddings that
-sentence-transformers gives for it, and, where MINILM names a folder with the real encoder, a few numbers of that one."""
+"""Writes the encoders' golden files: a tiny random BERT with its own WordPiece vocabulary, the embeddings that
+sentence-transformers gives for it and the BERTScores that bert-score does; and, where MINILM names a folder with the real
+encoder, a few numbers of that one (over texts of ALPACA too, where that names the file)."""
 
 import json
 import os
@@ -11,11 +12,15 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import bert_score
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, BertTokenizer
+
+# bert-score 0.3.13 asks for it when a text is empty, and transformers 5 no longer has it.
+BertTokenizer.build_inputs_with_special_tokens = lambda self, ids: [self.cls_token_id, *ids, self.sep_token_id]
 
 HERE = Path(__file__).resolve().parent
 TINY = HERE / "models" / "tiny-bert"
@@ -49,6 +54,9 @@ REAL_TEXTS = [
     "ok",
     "The committee read the report, then read it again, and asked who had written it. " * 20,  # beyond 256 tokens
 ]
+
+
+ALPACA_RECORDS = 40
 
 
 def vocabulary():
@@ -134,6 +142,8 @@ def write_tiny():
     save_file({"embeddings": embeddings.contiguous(), "pooled_norms": torch.tensor(norms)}, HERE / "tiny-bert.safetensors",
               metadata={"format": "pt"})
     write_json("tiny-bert.json", {"texts": TEXTS, "ids": ids, "batch_against_single": apart})
+    # Longer than 64 tokens, where the tokenizer's own file cuts.
+    write_scores(TINY, "tiny-bert-score.json", TEXTS + ["the river walks over the stone and " * 12], [1, 2])
 
 
 def write_real(folder):
@@ -143,6 +153,29 @@ def write_real(folder):
         "lengths": [len(row) for row in ids], "first_16": [row[:16].tolist() for row in embeddings],
         "sums": [row.double().sum().item() for row in embeddings], "pooled_norms": norms,
         "cosines": (embeddings @ embeddings.T).tolist(), "batch_against_single": apart})
+    longer = REAL_TEXTS[-1] * 2  # beyond 512 tokens
+    write_scores(folder, "all-minilm-l6-v2-bert-score.json", [*REAL_TEXTS, "", longer], [5, 6], os.environ.get("ALPACA"))
+
+
+def scored(folder, pairs, layers):
+    """Precision, recall and F of each pair; one pair at a time, since in a batch the padding takes part in the maximum."""
+    cases = []
+    for layer, idf in [(layer, idf) for layer in layers for idf in (False, True)]:
+        scores = bert_score.score([candidate for candidate, _ in pairs], [references for _, references in pairs],
+                                  model_type=str(folder), num_layers=layer, idf=idf, batch_size=1, nthreads=0)
+        cases.append({"layer": layer, "idf": idf, "scores": torch.stack(scores, 1).double().tolist()})
+    return cases
+
+
+def write_scores(folder, name, texts, layers, alpaca=None):
+    pairs = [(one, [other]) for one in texts for other in texts]
+    pairs += [(texts[i], [texts[i - 1], texts[i - 2]]) for i in range(len(texts))]
+    value = {"pairs": pairs, "cases": scored(folder, pairs, layers)}
+    if alpaca:
+        outputs = [record["output"] for record in json.loads(Path(alpaca).read_text())[:ALPACA_RECORDS]]
+        dropped = lambda text: " ".join(word for i, word in enumerate(text.split()) if i % 7 != 3)
+        value["alpaca"] = scored(folder, [(dropped(text), [text]) for text in outputs], layers[-1:])
+    write_json(name, value)
 
 
 def write_json(name, value):

@@ -1,11 +1,10 @@
 use std::{collections::HashMap, sync::Arc};
 
-use ferrotune_core::BoxError;
+use ferrotune_core::{BoxError, TokenEmbedder, TokenVectors};
 use ferrotune_eval::{
     Error, Metric, Pair,
-    bert_score::{Baseline, BertScore, TokenEmbedder, TokenVectors, TokenWeights},
+    bert_score::{Baseline, BertScore, TokenWeights},
 };
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::{golden, numbers};
@@ -22,9 +21,8 @@ impl Recorded {
         let both = rows(&golden["ids"]).into_iter().zip(rows(&golden["vectors"])).enumerate();
         let of_text = |(i, (ids, vectors)): (usize, (Value, Value))| {
             let ids: Vec<u32> = numbers(&ids).into_iter().map(|id| id as u32).collect();
-            let flat: Vec<f32> = rows(&vectors).iter().flat_map(numbers).map(|x| x as f32).collect();
-            let vectors = Array2::from_shape_vec((ids.len(), flat.len() / ids.len()), flat).unwrap();
-            (i.to_string(), TokenVectors { ids, vectors })
+            let vectors: Vec<f32> = rows(&vectors).iter().flat_map(numbers).map(|x| x as f32).collect();
+            (i.to_string(), TokenVectors { ids, vectors, is_truncated: i == 4 })
         };
         Self(both.map(of_text).collect())
     }
@@ -40,6 +38,10 @@ impl TokenEmbedder for Recorded {
 
     fn mark_ids(&self) -> [u32; 2] {
         [101, 102]
+    }
+
+    fn dimension(&self) -> usize {
+        4
     }
 
     fn name(&self) -> String {
@@ -112,11 +114,33 @@ fn a_broken_encoder_is_an_error_and_a_zero_vector_a_failure() {
     let metric = |encoder| BertScore::new(Arc::new(encoder), TokenWeights::Equal);
     let error = metric(Recorded::new(&golden)).measure(&[Pair::new("1", "unknown", "0")]).unwrap_err();
     assert!(error.to_string().contains("`recorded` failed: no `unknown`"), "{error}");
-    encoder.0.get_mut("0").unwrap().vectors.row_mut(1).fill(0.0);
+    encoder.0.get_mut("0").unwrap().vectors[4..8].fill(0.0);
     let found = metric(encoder).measure(&[Pair::new("1", "0", "3"), Pair::new("2", "1", "3")]).unwrap();
     assert_eq!(found.iter().map(|m| m.scored()).collect::<Vec<_>>(), [1, 1, 1]);
     let mut short = Recorded::new(&golden);
     short.0.get_mut("0").unwrap().ids.pop();
     let error = metric(short).measure(&[Pair::new("1", "0", "3")]).unwrap_err();
     assert!(matches!(error, Error::EncoderShape { .. }), "{error}");
+}
+
+#[test]
+fn texts_that_were_cut_are_counted() {
+    let golden = golden!("bert_score");
+    let pairs = [Pair::new("1", "0", "4"), Pair::new("2", "4", "4"), Pair::new("3", "0", "1")];
+    for weights in [TokenWeights::Equal, TokenWeights::InverseDocumentFrequency] {
+        let found = BertScore::new(Arc::new(Recorded::new(&golden)), weights).measure(&pairs).unwrap();
+        assert!(found.iter().all(|measurement| measurement.params["samples_truncated"] == 2));
+    }
+}
+
+#[test]
+fn scores_do_not_depend_on_the_pairs_beside_them() {
+    let golden = golden!("bert_score");
+    let metric = BertScore::new(Arc::new(Recorded::new(&golden)), TokenWeights::Equal);
+    // More pairs than are encoded together.
+    let many: Vec<Pair> = (0..40).flat_map(|_| all_pairs(5)).collect();
+    let alone = metric.score_pairs(&all_pairs(5)).unwrap();
+    for (found, expected) in metric.score_pairs(&many).unwrap().iter().zip(alone.iter().cycle()) {
+        assert_eq!(found, expected);
+    }
 }
