@@ -30,6 +30,8 @@ struct PartSite<'a> {
     dims: Dims,
     /// Its first output column.
     start: i64,
+    /// The adapted experts, those of one rank and scaling together.
+    adapted: Vec<(Scale, Vec<i64>)>,
 }
 
 impl Draft {
@@ -62,16 +64,15 @@ impl Draft {
         let mut parts = Vec::new();
         for (part, decisions) in site.parts.iter().zip(&decisions) {
             let dims = Dims::new(part.out_features, site.in_features);
-            let part_site = PartSite { at, name: part.name, experts: site.experts, dims, start };
-            let mut groups: Vec<(Scale, Vec<i64>)> = Vec::new(); // experts of one rank and scaling together
+            let mut adapted: Vec<(Scale, Vec<i64>)> = Vec::new();
             for (expert, decision) in (0..).zip(decisions) {
                 let Decision::Adapted(scale) = *decision else { continue };
-                match groups.iter_mut().find(|(other, _)| *other == scale) {
+                match adapted.iter_mut().find(|(other, _)| *other == scale) {
                     Some((_, experts)) => experts.push(expert),
-                    None => groups.push((scale, vec![expert])),
+                    None => adapted.push((scale, vec![expert])),
                 }
             }
-            parts.push((part_site, groups));
+            parts.push(PartSite { at, name: part.name, experts: site.experts, dims, start, adapted });
             start += part.out_features;
         }
         let residual = Residual::new(at.source(), self.derive_experts(base.storage(), &parts)?);
@@ -80,10 +81,9 @@ impl Draft {
         if let Some(scale) = flat {
             stacks.push(self.flat_stack(site, &stacked, scale, at.device())?);
         }
-        for (part, groups) in &parts {
-            for (scale, experts) in groups {
-                let several = groups.len() > 1;
-                stacks.push(self.expert_stack(part, *scale, experts, several, &**base.matrix())?);
+        for part in &parts {
+            for (scale, experts) in &part.adapted {
+                stacks.push(self.expert_stack(part, *scale, experts, &**base.matrix())?);
             }
         }
         if stacks.is_empty() {
@@ -97,11 +97,11 @@ impl Draft {
     fn derive_experts<S: Storage>(
         &mut self,
         storage: &S,
-        parts: &[(PartSite<'_>, Vec<(Scale, Vec<i64>)>)],
+        parts: &[PartSite<'_>],
     ) -> Result<BTreeMap<String, Taken>> {
         let mut taken = BTreeMap::new();
-        for (part, groups) in parts {
-            for (scale, experts) in groups {
+        for part in parts {
+            for (scale, experts) in &part.adapted {
                 for expert in experts {
                     let at = part.at.at(expert).at(part.name);
                     let (site, names) = (Site::new(Role::Expert, part.dims), [at.path().to_owned()]);
@@ -114,14 +114,13 @@ impl Draft {
         Ok(taken)
     }
 
-    /// Factors of some experts' matrices of one part, each under its own name in the file. `several` says that the part
-    /// has more such stacks, where patterns give some experts another rank.
+    /// Factors of some experts' matrices of one part, each under its own name in the file. The part has several such
+    /// stacks where patterns give some experts another rank.
     fn expert_stack(
         &mut self,
         part: &PartSite<'_>,
         scale: Scale,
         experts: &[i64],
-        several: bool,
         base: &dyn GroupedMatrix,
     ) -> Result<Stack> {
         let PartSite { at, name: part_name, dims, start, .. } = *part;
@@ -131,7 +130,8 @@ impl Draft {
         for path in &paths {
             self.record(path, Role::Expert, Adaptation::LowRank { rank, scaling });
         }
-        let stack_name = if several { paths[0].clone() } else { at.at(part_name).path().to_owned() };
+        let stack_name =
+            if part.adapted.len() > 1 { paths[0].clone() } else { at.at(part_name).path().to_owned() };
         // All experts of a storage or none.
         let derived: Vec<Derived> = paths.iter().filter_map(|path| self.take_derived(path)).collect();
         let factor = |this: &mut Self, factor, shape: [i64; 2]| -> Result<SharedTensor> {

@@ -46,7 +46,7 @@ impl Draft {
             Some(Derived { a: a.f_narrow(0, 0, rank)?, b: b.f_narrow(1, 0, rank)?, taken })
         } else {
             let read = read(rank)?;
-            let derived = self.from_weight(storage, site, scale, at)?;
+            let derived = self.of_weight(storage, site, scale, at)?;
             match (derived, read) {
                 (Some(derived), Some((a, b))) => Some(Derived { a, b, ..derived }),
                 (derived, _) => derived,
@@ -70,7 +70,8 @@ impl Draft {
         Ok(taken)
     }
 
-    fn from_weight<S: Storage>(
+    /// First values that come from the weight at `at`.
+    fn of_weight<S: Storage>(
         &self,
         storage: &S,
         site: &Site,
