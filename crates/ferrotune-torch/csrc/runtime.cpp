@@ -64,6 +64,14 @@ bool ferrotune_torch_cuda_device_count(int64_t* result, Failure* failure) {
   return guarded(failure, [&] { *result = at::globalContext().getAcceleratorHooksInterface(at::kCUDA).deviceCount(); });
 }
 
+// The stream that operations on a CUDA device are put on by this thread, by the driver's handle.
+bool ferrotune_torch_current_stream(int32_t device, uint64_t* handle, Failure* failure) {
+  return guarded(failure, [&] {
+    const auto stream = at::accelerator::getCurrentStream(static_cast<at::DeviceIndex>(device));
+    *handle = reinterpret_cast<uintptr_t>(stream.native_handle());
+  });
+}
+
 bool ferrotune_torch_synchronize(int32_t device, Failure* failure) {
   return guarded(failure, [&] {
     if (device >= 0) {

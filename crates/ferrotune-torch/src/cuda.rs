@@ -112,6 +112,31 @@ pub fn device_count() -> Result<usize> {
     if is_available() { ffi::cuda_device_count() } else { Ok(0) }
 }
 
+/// The stream that this thread's operations on the CUDA device `index` are put on, by the driver's handle (`CUstream`).
+///
+/// A kernel that is launched on it runs after them and before those that follow.
+///
+/// # Errors
+///
+/// [`Error::CudaIndex`] if there is no such device.
+pub fn current_stream(index: usize) -> Result<u64> {
+    let count = device_count()?;
+    if index < count {
+        ffi::current_stream(Device::Cuda(index))
+    } else {
+        Err(Error::CudaIndex { index, count })
+    }
+}
+
+/// Where NVIDIA's libraries may lie beside the loaded libtorch: in its folder, and where Python packages put them.
+pub fn library_folders() -> Vec<PathBuf> {
+    let Some(folder) = loaded_library(CPU_HALF).and_then(|path| Some(path.parent()?.to_path_buf())) else {
+        return Vec::new();
+    };
+    let packaged = folder.join("../../nvidia/cu13/lib");
+    vec![folder, packaged]
+}
+
 /// The device of a name: `cpu`, `cuda` (the first one), `cuda:N`, or `auto` (CUDA if there is one, else the CPU).
 ///
 /// Only names other than `cpu` look for CUDA.

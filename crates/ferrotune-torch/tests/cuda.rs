@@ -80,6 +80,22 @@ fn a_device_accounts_for_its_memory() {
 }
 
 #[test]
+fn the_current_stream_is_the_default_one_and_an_error_without_cuda() {
+    if !cuda::is_available() {
+        assert!(cuda::current_stream(0).is_err());
+    }
+    let Some(Device::Cuda(index)) = cuda_device() else { return };
+    // libtorch starts on the default stream, whose handle is zero.
+    assert_eq!(cuda::current_stream(index).unwrap(), 0);
+}
+
+#[test]
+fn nvidias_libraries_are_looked_for_beside_libtorch() {
+    let folders = cuda::library_folders();
+    assert!(folders[0].join("libtorch_cpu.so").is_file(), "{folders:?}");
+}
+
+#[test]
 fn a_restored_generator_reproduces_dropout() {
     let Some(device) = cuda_device() else { return };
     generator::seed(device, 7).unwrap();

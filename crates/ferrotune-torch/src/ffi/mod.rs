@@ -14,7 +14,7 @@ pub(crate) use loader::load_global;
 pub(crate) use node::{Call, InputMeta, attach};
 pub use shared::SharedTensor;
 pub(crate) use shim::{
-    FlopCounter, backward, compiled_version, cuda_device_count, cuda_is_linked, device_memory, fused_adamw,
-    generator_seed, generator_set_state, generator_state, grad, grad_enabled, has_cuda,
-    reset_peak_device_memory, runtime_version, set_grad_enabled, synchronize, trim_heap,
+    FlopCounter, backward, compiled_version, cuda_device_count, cuda_is_linked, current_stream,
+    device_memory, fused_adamw, generator_seed, generator_set_state, generator_state, grad, grad_enabled,
+    has_cuda, reset_peak_device_memory, runtime_version, set_grad_enabled, synchronize, trim_heap,
 };

@@ -28,6 +28,7 @@ unsafe extern "C" {
     fn ferrotune_torch_runtime_version() -> u64;
     fn ferrotune_torch_cuda_is_linked(result: *mut bool, failure: *mut Failure) -> bool;
     fn ferrotune_torch_has_cuda(result: *mut bool, failure: *mut Failure) -> bool;
+    fn ferrotune_torch_current_stream(device: i32, handle: *mut u64, failure: *mut Failure) -> bool;
     fn ferrotune_torch_cuda_device_count(result: *mut i64, failure: *mut Failure) -> bool;
     fn ferrotune_torch_synchronize(device: i32, failure: *mut Failure) -> bool;
     fn ferrotune_torch_grad_enabled() -> bool;
@@ -176,6 +177,13 @@ pub(crate) fn cuda_device_count() -> Result<usize> {
     // SAFETY: both pointers are valid for the call.
     checked(|failure| unsafe { ferrotune_torch_cuda_device_count(&mut result, failure) })?;
     Ok(usize::try_from(result).unwrap_or(0))
+}
+
+pub(crate) fn current_stream(device: Device) -> Result<u64> {
+    let (device, mut handle) = (index(device)?, 0);
+    // SAFETY: both pointers are valid for the call.
+    checked(|failure| unsafe { ferrotune_torch_current_stream(device, &mut handle, failure) })?;
+    Ok(handle)
 }
 
 pub(crate) fn synchronize(device: Device) -> Result<()> {
