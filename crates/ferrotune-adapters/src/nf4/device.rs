@@ -1,21 +1,24 @@
-//! Dequantizing with libtorch's own operations, on any device.
+//! Dequantizing on a device other than the CPU: by its kernels, or with libtorch's own operations, which run on any.
 //!
-//! The one place where work on a device other than the CPU is chosen. Values equal those of the CPU's kernels bit for
-//! bit: the same products and sums in 32 bits, each rounded once.
+//! Either way values equal those of the CPU's kernels bit for bit: the same products and sums in 32 bits, each rounded once.
 
 use ferrotune_nf4::{Codebook, DYNAMIC_MAP, NESTED_BLOCK_SIZE};
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Kind, Tensor};
 
-use super::{BlockScales, QuantizedTensor};
+use super::{
+    BlockScales, QuantizedTensor,
+    kernels::{self, DeviceKernels},
+};
 use crate::Result;
 
 /// Weights at a time: each takes 12 bytes of temporary tensors.
 const PIECE: usize = 1 << 22;
 
-/// The numbers that codes stand for, on a device.
+/// What decodes on a device: its kernels if there are any, and the numbers that codes stand for.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
+    kernels: Option<DeviceKernels>,
     weights: SharedTensor, // f32 [16]
     scales: SharedTensor,  // f32 [256]
 }
@@ -24,7 +27,13 @@ impl Tables {
     pub(super) fn new(codebook: Codebook, device: Device) -> Result<Self> {
         let there =
             |map: &[f32]| Ok::<_, crate::Error>(Tensor::f_from_slice(map)?.f_to_device(device)?.into());
-        Ok(Self { weights: there(codebook.table())?, scales: there(&DYNAMIC_MAP)? })
+        let kernels = kernels::of_device(device);
+        Ok(Self { kernels, weights: there(codebook.table())?, scales: there(&DYNAMIC_MAP)? })
+    }
+
+    /// The device's kernels.
+    pub(super) fn kernels(&self) -> Option<&DeviceKernels> {
+        self.kernels.as_ref()
     }
 }
 
@@ -35,6 +44,14 @@ pub(super) fn dequantize_into(
     start: usize,
     out: &mut Tensor,
 ) -> Result<()> {
+    match tables.kernels() {
+        Some(kernels) if kernels::unpack_into(start, out) => kernels.dequantize_into(tensor, start, out),
+        _ => by_operations(tensor, tables, start, out),
+    }
+}
+
+/// The same with libtorch's operations.
+fn by_operations(tensor: &QuantizedTensor, tables: &Tables, start: usize, out: &mut Tensor) -> Result<()> {
     let flat = out.f_view([-1])?;
     let end = start + out.numel();
     for from in (start..end).step_by(PIECE) {

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::{
     QuantizedTensor,
     ffi::{self, Number},
+    kernels,
     workspace::Workspace,
 };
 use crate::Result;
@@ -76,6 +77,9 @@ impl Matrix for QuantizedMatrix {
 /// Whether the rows of `x` are few enough for a product straight from packed bytes.
 pub(super) fn takes_packed_product(tensor: &QuantizedTensor, x: &Tensor) -> bool {
     let columns = tensor.shape()[1].max(1) as usize;
+    if tensor.kernels().is_some() {
+        return kernels::multiply(columns, x);
+    }
     tensor.device() == Device::Cpu
         && matches!(x.kind(), Kind::Float | Kind::Half | Kind::BFloat16)
         && (1..=MOST_ROWS * columns).contains(&x.numel())
@@ -83,6 +87,9 @@ pub(super) fn takes_packed_product(tensor: &QuantizedTensor, x: &Tensor) -> bool
 
 /// `x Wᵀ` from packed bytes, `[.., in]` to `[.., out]`.
 pub(super) fn packed_product(tensor: &QuantizedTensor, x: &Tensor, scratch: &mut Scratch) -> Result<Tensor> {
+    if let Some(kernels) = tensor.kernels() {
+        return kernels.product(tensor, x);
+    }
     match x.kind() {
         Kind::Half => product_of::<f16>(tensor, x, scratch),
         Kind::BFloat16 => product_of::<bf16>(tensor, x, scratch),

@@ -11,6 +11,7 @@ mod device;
 mod encoded;
 mod ffi;
 mod group;
+mod kernels;
 mod matrix;
 mod storage;
 mod tensor;

@@ -10,7 +10,10 @@ use tch::{Kind, Tensor};
 use ferrotune_torch::memory;
 
 use super::{
-    Census, Quantization, QuantizedTensor, group::QuantizedGroup, matrix::QuantizedMatrix,
+    Census, Quantization, QuantizedTensor,
+    group::QuantizedGroup,
+    kernels::{self, ExpertKernels},
+    matrix::QuantizedMatrix,
     workspace::Workspace,
 };
 use crate::{Error, Result};
@@ -40,11 +43,17 @@ impl Nf4 {
         self.census.clone()
     }
 
-    /// The tensor `{at}.weight` in four bits, on the host.
+    /// The tensor `{at}.weight` in four bits, on the model's device.
     fn quantized(&self, role: Role, shape: [i64; 2], at: &Weights<'_>) -> Result<QuantizedTensor> {
         let tensor = match at.encoded(WEIGHT, &shape)? {
             Some(encoded) => QuantizedTensor::from_encoded(&encoded),
-            None => QuantizedTensor::quantize(&at.stored(WEIGHT, &shape)?, &self.settings),
+            None => {
+                let dense = at.stored(WEIGHT, &shape)?;
+                // Where there are kernels the device quantizes; otherwise only the bytes go there.
+                let quantizes = kernels::of_device(at.device()).is_some();
+                let dense = if quantizes { dense.f_to_device(at.device())? } else { dense };
+                QuantizedTensor::quantize(&dense, &self.settings)
+            }
         };
         // The dense matrix is gone; its memory must be too before the next one comes.
         memory::trim_host();
@@ -93,10 +102,13 @@ impl Nf4 {
             };
             experts.push(site.parts.iter().map(part).collect::<Result<Vec<_>>>()?);
         }
-        // An expert's parts are decoded together.
-        self.workspace.reserve((site.out_features() * site.in_features) as usize);
+        let kernels = ExpertKernels::new(&experts)?;
+        // An expert's parts are decoded together; with kernels, all experts are.
+        let together = if kernels.is_some() { site.experts } else { 1 };
+        self.workspace.reserve((together * site.out_features() * site.in_features) as usize);
         Ok(QuantizedGroup {
             experts,
+            kernels,
             in_features: site.in_features,
             out_features: site.out_features(),
             kind: at.kind(),

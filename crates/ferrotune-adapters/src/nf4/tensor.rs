@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::{
     device::{self, Tables},
     ffi::{self, Number},
+    kernels::{self, DeviceKernels},
 };
 use crate::{Error, Result};
 
@@ -65,14 +66,19 @@ pub struct QuantizedTensor {
 }
 
 impl QuantizedTensor {
-    /// Quantizes a tensor of floating-point numbers of any shape on the host; the result is there too.
+    /// Quantizes a tensor of floating-point numbers of any shape where it lies, if that is a device with kernels, and on the host
+    /// otherwise; the result is there too, and its bytes are the same.
     ///
-    /// Numbers of 32 and 16 bits are read where they lie. Runs on the current rayon pool.
+    /// Numbers of 32 and 16 bits are read as they are. Runs on the current rayon pool, or waits for the device.
     ///
     /// # Errors
     /// [`Error::Format`] with the flat index of the first NaN or infinite weight.
     pub fn quantize(weight: &Tensor, settings: &Quantization) -> Result<Self> {
-        let weight = weight.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        let weight = weight.f_detach()?;
+        if let Some(kernels) = kernels::of_device(weight.device()) {
+            return Self::quantize_there(&kernels, &weight, settings);
+        }
+        let weight = weight.f_to_device(Device::Cpu)?.f_contiguous()?;
         let (weight, kind) = match weight.kind() {
             kind @ (Kind::Float | Kind::Half | Kind::BFloat16) => (weight, kind),
             _ => (weight.f_to_kind(Kind::Float)?, Kind::Float),
@@ -85,6 +91,24 @@ impl QuantizedTensor {
         let scales = if settings.double_quantization { nested(&absmax)? } else { BlockScales::Plain(absmax) };
         let Quantization { codebook, block_size, .. } = *settings;
         Self::from_parts(weight.size(), kind, codebook, block_size, codes, scales)
+    }
+
+    /// The same by a device's kernels. Scales are quantized on the host: they are few, and the order in which their mean is summed is
+    /// part of the format.
+    fn quantize_there(kernels: &DeviceKernels, weight: &Tensor, settings: &Quantization) -> Result<Self> {
+        let (weight, kind) = match weight.kind() {
+            kind @ (Kind::Float | Kind::Half | Kind::BFloat16) => (weight.shallow_clone(), kind),
+            _ => (weight.f_to_kind(Kind::Float)?, Kind::Float),
+        };
+        let Quantization { codebook, block_size, double_quantization } = *settings;
+        let (codes, absmax) = kernels.quantize(&weight, codebook, block_size)?;
+        let scales = if double_quantization {
+            nested(&absmax.f_to_device(Device::Cpu)?)?
+        } else {
+            BlockScales::Plain(absmax.into())
+        };
+        let tensor = Self { shape: weight.size(), kind, codebook, block_size, codes, scales, tables: None };
+        tensor.to_device(weight.device())
     }
 
     /// A tensor of `shape` from its bytes on the CPU. `kind` is the type that it was quantized from.
@@ -149,6 +173,11 @@ impl QuantizedTensor {
     #[must_use]
     pub fn device(&self) -> Device {
         self.codes.device()
+    }
+
+    /// The kernels of the device where its bytes are.
+    pub(super) fn kernels(&self) -> Option<&DeviceKernels> {
+        self.tables.as_ref().and_then(Tables::kernels)
     }
 
     /// The bytes of codes and scales.
