@@ -9,7 +9,10 @@ use crate::{
     chrf::{Chrf, ChrfConfig},
     exact_match::{RawExactMatch, SquadExactMatch, TokenF1},
     judge::Judging,
-    judged::{FastChatScore, Gpt4Score},
+    judged::{
+        AnswerCorrectness, AnswerSimilarity, CorrectnessConfig, CorrectnessRules, EmptyText, FastChatScore,
+        Gpt4Score,
+    },
     meteor::{CorrectedMeteor, Lexicon, Meteor, MeteorConfig, ModuleWeights},
     rouge::{Rouge, RougeKind, Stemming},
     similarity::SemanticSimilarity,
@@ -17,6 +20,9 @@ use crate::{
 
 /// Why a judged metric is not measured.
 const NO_JUDGE: &str = "no judge was configured";
+
+/// Why a metric over sentence vectors is not measured.
+const NO_ENCODER: &str = "no sentence encoder was given";
 
 /// Metrics by name. A value that callers own and extend; there is no global one.
 ///
@@ -66,22 +72,27 @@ impl Registry {
         registry.insert("token_f1", TokenF1::default())?;
         registry.insert("chrf", Chrf::new(ChrfConfig::default())?)?;
         for (metric, reason) in [
-            ("semantic_similarity", "no sentence encoder was given"),
+            ("semantic_similarity", NO_ENCODER),
             ("bert_score", "no token encoder was given"),
             ("bert_score_idf", "no token encoder was given"),
             ("perplexity", "it needs a model's log-likelihoods, which pairs of texts do not have"),
+            ("ragas_answer_semantic_similarity", NO_ENCODER),
             ("gpt4_score", NO_JUDGE),
             ("gpt4_score_fastchat", NO_JUDGE),
         ] {
-            let unavailable = Unavailable { metric: metric.to_owned(), reason: reason.to_owned() };
-            registry.insert(metric, unavailable)?;
+            registry.insert(metric, unavailable(metric, reason))?;
+        }
+        for rules in CorrectnessRules::ALL {
+            registry.insert(rules.metric(), unavailable(rules.metric(), NO_JUDGE))?;
         }
         registry.with_lexicon(&Lexicon::default())
     }
 
-    /// The same registry with `semantic_similarity` over this encoder.
+    /// The same registry with `semantic_similarity` and `ragas_answer_semantic_similarity` over this encoder.
     #[must_use]
     pub fn with_encoder(mut self, encoder: Arc<dyn Embedder>) -> Self {
+        let similarity = AnswerSimilarity::new(Arc::clone(&encoder), None, EmptyText::default());
+        self.replace("ragas_answer_semantic_similarity", similarity);
         self.replace("semantic_similarity", SemanticSimilarity::new(encoder));
         self
     }
@@ -107,13 +118,25 @@ impl Registry {
         Ok(self)
     }
 
-    /// The same registry with the metrics that a judge gives: `gpt4_score`, `gpt4_score_fastchat`.
+    /// The same registry with the metrics that a judge gives: `gpt4_score`, `gpt4_score_fastchat` and, over this encoder,
+    /// `ragas_answer_correctness` by our rules and, with the version in the name, by those of ragas.
     ///
     /// # Errors
     /// None with the settings used here; the constructors' errors are passed on.
-    pub fn with_judge(mut self, judging: &Arc<Judging>) -> Result<Self> {
+    pub fn with_judge(mut self, judging: &Arc<Judging>, encoder: Option<&Arc<dyn Embedder>>) -> Result<Self> {
         self.replace("gpt4_score", Gpt4Score::new(Arc::clone(judging))?);
         self.replace("gpt4_score_fastchat", FastChatScore::new(Arc::clone(judging))?);
+        for rules in CorrectnessRules::ALL {
+            let name = rules.metric();
+            match encoder {
+                Some(encoder) => {
+                    let config = CorrectnessConfig { rules, ..CorrectnessConfig::default() };
+                    let encoder = Some(Arc::clone(encoder));
+                    self.replace(name, AnswerCorrectness::new(Arc::clone(judging), encoder, config)?);
+                }
+                None => self.replace(name, unavailable(name, NO_ENCODER)),
+            }
+        }
         Ok(self)
     }
 
@@ -167,4 +190,8 @@ impl Registry {
         };
         Ok((0..chosen.len()).filter(|&i| !covered(i)).map(|i| Arc::clone(&chosen[i])).collect())
     }
+}
+
+fn unavailable(metric: &str, reason: &str) -> Unavailable {
+    Unavailable { metric: metric.to_owned(), reason: reason.to_owned() }
 }

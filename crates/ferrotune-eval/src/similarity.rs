@@ -51,26 +51,24 @@ impl SemanticSimilarity {
                 .encoder
                 .embed(batch)
                 .map_err(|source| Error::Encoder { encoder: self.encoder.name(), source })?;
-            self.check(batch.len(), &encoded)?;
+            check_vectors(&*self.encoder, batch.len(), &encoded)?;
             vectors.extend(batch.iter().copied().zip(encoded));
         }
         Ok(vectors)
     }
+}
 
-    fn check(&self, texts: usize, vectors: &[Vec<f32>]) -> Result<()> {
-        let wrong = |found: String, expected: String| Error::EncoderShape {
-            encoder: self.encoder.name(),
-            found,
-            expected,
-        };
-        if vectors.len() != texts {
-            return Err(wrong(format!("{} vectors", vectors.len()), format!("{texts}, one per text")));
-        }
-        let dimension = self.encoder.dimension();
-        match vectors.iter().find(|vector| vector.len() != dimension) {
-            Some(vector) => Err(wrong(format!("a vector of length {}", vector.len()), dimension.to_string())),
-            None => Ok(()),
-        }
+/// Refuses vectors of the wrong number or length.
+pub(crate) fn check_vectors(encoder: &dyn Embedder, texts: usize, vectors: &[Vec<f32>]) -> Result<()> {
+    let wrong =
+        |found: String, expected: String| Error::EncoderShape { encoder: encoder.name(), found, expected };
+    if vectors.len() != texts {
+        return Err(wrong(format!("{} vectors", vectors.len()), format!("{texts}, one per text")));
+    }
+    let dimension = encoder.dimension();
+    match vectors.iter().find(|vector| vector.len() != dimension) {
+        Some(vector) => Err(wrong(format!("a vector of length {}", vector.len()), dimension.to_string())),
+        None => Ok(()),
     }
 }
 

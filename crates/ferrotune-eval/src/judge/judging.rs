@@ -290,7 +290,13 @@ impl Judging {
         (request, key)
     }
 
-    /// Adds what questions would cost. `known` are complete; of `expected` only number and length in bytes are known.
+    /// What the cache knows of the judge's reply to a question, the first time it was asked.
+    pub(crate) fn recall(&self, sample: &str, question: &Question) -> Option<String> {
+        let (_, key) = self.request(sample, 0, question);
+        self.cache.get::<JudgeReply>(&key).map(|reply| reply.text)
+    }
+
+    /// What questions about a sample would cost. `known` are complete; of `expected` only number and length in bytes are known.
     pub(crate) fn estimate(&self, sample: &str, known: &[Question], expected: &[usize]) -> Estimate {
         let mut estimate = Estimate { cost_at_most: self.options.price.map(|_| 0.0), ..Estimate::default() };
         let mut add = |tokens: u64| {
@@ -400,7 +406,7 @@ impl Verdicts {
         judging: &Judging,
         metric: &str,
         variant: &str,
-        prompts: &[&str],
+        prompts: &[String],
     ) -> Measurement {
         let mut samples = Vec::with_capacity(self.samples.len());
         let mut transcripts = Vec::with_capacity(self.samples.len());

@@ -92,7 +92,7 @@ impl Metric for Gpt4Score {
             Ok(Verdict { score: f64::from(score), extracted: score.to_string() })
         })?;
         let variant = "integer 1 to 10 with reference, ferrotune 1";
-        Ok(vec![verdicts.into_measurement(&self.judging, "gpt4_score", variant, &[&PROMPT.text()])])
+        Ok(vec![verdicts.into_measurement(&self.judging, "gpt4_score", variant, &[PROMPT.text()])])
     }
 }
 
@@ -154,7 +154,7 @@ impl Metric for FastChatScore {
             Ok(Verdict { score, extracted: score.to_string() })
         })?;
         let variant = "FastChat single-answer rules, own prompt 1";
-        Ok(vec![verdicts.into_measurement(&self.judging, metric, variant, &[&FASTCHAT_PROMPT.text()])])
+        Ok(vec![verdicts.into_measurement(&self.judging, metric, variant, &[FASTCHAT_PROMPT.text()])])
     }
 }
 

@@ -136,7 +136,7 @@ fn what_an_answer_says_about_its_own_score_changes_nothing() {
 #[test]
 fn records_and_sample_lines_hold_who_judged_and_what_was_said() {
     let judging = judging("gpt4_score", &["[[8]]", "hm"], skip());
-    let registry = Registry::with_text_metrics().unwrap().with_judge(&judging).unwrap();
+    let registry = Registry::with_text_metrics().unwrap().with_judge(&judging, None).unwrap();
     let metrics = registry.resolve("gpt4_score").unwrap();
     let pairs = pairs(2);
     let found = evaluate(&metrics, &pairs, &Run::default(), &Bootstrap::default(), OnFailure::Skip).unwrap();

@@ -12,6 +12,7 @@ mod files;
 mod judge_cache;
 mod judge_endpoint;
 mod judge_server;
+mod judged_correctness;
 mod judged_scores;
 mod loss;
 mod meteor;

@@ -1,0 +1,315 @@
+//! The rules of ragas, version by version.
+//!
+//! *Source*: `_answer_correctness.py` of v0.1.7, v0.1.9 and 0.4.3, `collections/answer_correctness/metric.py` of 0.4.3, and
+//! the output parsers beside them.
+
+use serde_json::Value;
+
+use super::{
+    CorrectnessRules, Counts, Factuality, expected_bytes,
+    langchain::{self, Escape},
+    sentences::sentences,
+    with_question,
+};
+use crate::{
+    Failure, Pair,
+    judge::{Interview, Question, ReplyFormat, Stop, judge_reply},
+    judged::{prompt::Prompt, reply::quoted},
+};
+
+/// What 0.1.x and 0.4 allow before they give up.
+const REPAIRS_01: u32 = 1;
+const REPAIRS_04: u32 = 3;
+
+const CLASSIFICATION_017: Prompt = Prompt {
+    purpose: "ragas_classification",
+    before: "Compare an answer to a question with the ground truth, statement by statement. Put each statement into exactly \
+one list: TP for a statement that is in both, FP for a statement of the answer that is not in the ground truth, FN for a \
+statement of the ground truth that the answer lacks. Compare only what is there, without interpretation.",
+    after: "Reply with JSON and nothing else:\n{\"TP\": [\"statement\", …], \"FP\": [\"statement\", …], \"FN\": \
+[\"statement\", …]}",
+    format: ReplyFormat::JsonObject,
+};
+
+const ANSWER_019: Prompt = Prompt {
+    purpose: "ragas_answer_statements",
+    before: "The numbered sentences of an answer to a question follow. Break each of them down into one or more statements \
+that can be understood without the others, with names instead of pronouns.",
+    after: "Reply with JSON and nothing else, one entry per sentence:\n[{\"sentence_index\": 0, \"simpler_statements\": \
+[\"statement\", …]}, …]",
+    format: ReplyFormat::Text,
+};
+
+const TRUTH_019: Prompt = Prompt { purpose: "ragas_truth_statements", ..ANSWER_019 };
+
+const ANSWER_04: Prompt = Prompt {
+    purpose: "ragas_answer_statements",
+    before: "Break an answer to a question down into statements, sentence by sentence. Each statement can be understood \
+without the others, with names instead of pronouns.",
+    after: "Reply with JSON and nothing else:\n{\"statements\": [\"statement\", …]}",
+    format: ReplyFormat::JsonObject,
+};
+
+const TRUTH_04: Prompt = Prompt { purpose: "ragas_truth_statements", ..ANSWER_04 };
+
+const CLASSIFICATION: Prompt = Prompt {
+    purpose: "ragas_classification",
+    before: "Statements of an answer to a question and of the ground truth follow. Put each statement into exactly one list, \
+with a reason: TP for a statement of the answer that statements of the ground truth directly support, FP for a statement of \
+the answer that they do not, FN for a statement of the ground truth that the answer lacks.",
+    after: "Reply with JSON and nothing else:\n{\"TP\": [{\"statement\": \"…\", \"reason\": \"…\"}, …], \"FP\": [{\"statement\": \
+\"…\", \"reason\": \"…\"}, …], \"FN\": [{\"statement\": \"…\", \"reason\": \"…\"}, …]}",
+    format: ReplyFormat::JsonObject,
+};
+
+pub(super) const PROMPTS_017: [Prompt; 1] = [CLASSIFICATION_017];
+pub(super) const PROMPTS_019: [Prompt; 3] = [ANSWER_019, TRUTH_019, CLASSIFICATION];
+pub(super) const PROMPTS_04: [Prompt; 3] = [ANSWER_04, TRUTH_04, CLASSIFICATION];
+
+const REPAIR_01: &str = "That completion does not satisfy the constraints of the prompt. Reply with one that does, and \
+nothing else.";
+const REPAIR_04: &str = "That output does not satisfy the constraints of the prompt. Repair it, and reply with the repaired \
+output as a string in JSON and nothing else:\n{\"text\": \"…\"}";
+
+pub(super) fn count_017(interview: &Interview<'_>, pair: &Pair, reference: &str) -> Result<Factuality, Stop> {
+    let question = classification_017(pair, reference);
+    let counts = ask_01(interview, &question, |reply| counts_of(reply, is_string_of_pydantic_1))?;
+    counts.map(Factuality::Counted).ok_or_else(|| nan("classification").into())
+}
+
+pub(super) fn count_019(interview: &Interview<'_>, pair: &Pair, reference: &str) -> Result<Factuality, Stop> {
+    let ask = |prompt, text| ask_01(interview, &statements_019(prompt, pair, text), statements_of_019);
+    // Two different kinds of nothing: `None` could not be parsed and is taken for an empty list all the same.
+    let answer = ask(&ANSWER_019, &pair.prediction)?.unwrap_or_default();
+    let truth = ask(&TRUTH_019, reference)?.unwrap_or_default();
+    if answer.is_empty() && truth.is_empty() {
+        return Ok(Factuality::NothingToCompare);
+    }
+    let (answer, truth) = (answer.concat(), truth.concat());
+    let question = classification(pair, &answer, &truth);
+    let counts = ask_01(interview, &question, |reply| counts_of(reply, is_dict_of_pydantic_1))?;
+    counts.map(Factuality::Counted).ok_or_else(|| nan("classification").into())
+}
+
+pub(super) fn count_04_legacy(
+    interview: &Interview<'_>,
+    pair: &Pair,
+    reference: &str,
+) -> Result<Factuality, Stop> {
+    let (answer, truth) = statements_04(interview, pair, reference)?;
+    if answer.is_empty() && truth.is_empty() {
+        return Ok(Factuality::NothingToCompare);
+    }
+    classify_04(interview, pair, &answer, &truth)
+}
+
+pub(super) fn count_04_collections(
+    interview: &Interview<'_>,
+    pair: &Pair,
+    reference: &str,
+) -> Result<Factuality, Stop> {
+    let (answer, truth) = statements_04(interview, pair, reference)?;
+    if answer.is_empty() || truth.is_empty() {
+        return Ok(Factuality::NothingToCompare);
+    }
+    classify_04(interview, pair, &answer, &truth)
+}
+
+fn statements_04(
+    interview: &Interview<'_>,
+    pair: &Pair,
+    reference: &str,
+) -> Result<(Vec<String>, Vec<String>), Stop> {
+    let ask = |prompt: &Prompt, text| -> Result<Vec<String>, Stop> {
+        let question = text_question(prompt, pair, text);
+        ask_04(interview, &question, strings_in("statements"))?.ok_or_else(|| nan(prompt.purpose).into())
+    };
+    Ok((ask(&ANSWER_04, &pair.prediction)?, ask(&TRUTH_04, reference)?))
+}
+
+fn classify_04(
+    interview: &Interview<'_>,
+    pair: &Pair,
+    answer: &[String],
+    truth: &[String],
+) -> Result<Factuality, Stop> {
+    let question = classification(pair, answer, truth);
+    let counts = ask_04(interview, &question, |reply| counts_of(reply, is_reasoned_statement))?;
+    counts.map(Factuality::Counted).ok_or_else(|| nan("classification").into())
+}
+
+/// Adds the questions that a pair would cost; those about statements are not known before the statements are.
+pub(super) fn plan(
+    rules: CorrectnessRules,
+    pair: &Pair,
+    reference: &str,
+    known: &mut Vec<Question>,
+    expected: &mut Vec<usize>,
+) {
+    match rules {
+        CorrectnessRules::Ragas017 => return known.push(classification_017(pair, reference)),
+        CorrectnessRules::Ragas019 => {
+            known.push(statements_019(&ANSWER_019, pair, &pair.prediction));
+            known.push(statements_019(&TRUTH_019, pair, reference));
+        }
+        _ => {
+            known.push(text_question(&ANSWER_04, pair, &pair.prediction));
+            known.push(text_question(&TRUTH_04, pair, reference));
+        }
+    }
+    expected.push(expected_bytes(&CLASSIFICATION, &[&pair.prediction, reference]));
+}
+
+fn classification_017(pair: &Pair, reference: &str) -> Question {
+    let pieces = [("ANSWER", pair.prediction.as_str()), ("GROUND TRUTH", reference)];
+    CLASSIFICATION_017.ask(&with_question(pair, &pieces))
+}
+
+fn text_question(prompt: &Prompt, pair: &Pair, text: &str) -> Question {
+    prompt.ask(&with_question(pair, &[("ANSWER", text)]))
+}
+
+/// Only the sentences that end in a full stop are numbered, each with the space behind it.
+fn statements_019(prompt: &Prompt, pair: &Pair, text: &str) -> Question {
+    let kept = sentences(text).into_iter().filter(|sentence| sentence.trim().ends_with('.'));
+    let numbered: Vec<String> = kept.enumerate().map(|(i, sentence)| format!("{i}:{sentence}")).collect();
+    let numbered = numbered.join("\n");
+    prompt.ask(&with_question(pair, &[("ANSWER", text), ("SENTENCES", &numbered)]))
+}
+
+fn classification(pair: &Pair, answer: &[String], truth: &[String]) -> Question {
+    let list = |statements: &[String]| Value::from(statements.to_vec()).to_string();
+    let (answer, truth) = (list(answer), list(truth));
+    CLASSIFICATION.ask(&with_question(pair, &[("ANSWER", &answer), ("GROUND TRUTH", &truth)]))
+}
+
+/// A row that ragas calls NaN.
+fn nan(what: &str) -> Failure {
+    judge_reply(format!(
+        "the reply to {what} could not be parsed, repairs included; ragas gives such a row NaN"
+    ))
+}
+
+/// Asks, parses, and asks for a repair as often as ragas 0.1 does; `None` if nothing could be parsed.
+fn ask_01<T>(
+    interview: &Interview<'_>,
+    question: &Question,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, Stop> {
+    let mut reply = interview.ask(question)?.text;
+    for repairs_left in (0..=REPAIRS_01).rev() {
+        if let Some(value) = langchain::parse(&reply, Escape::Kept).as_ref().and_then(&read) {
+            return Ok(Some(value));
+        }
+        tracing::debug!(reply = quoted(&reply), "not parsed by the rules of ragas 0.1");
+        if repairs_left > 0 {
+            // The prompt and the bad completion are sent back.
+            reply = interview.ask(&question.continued(&reply, REPAIR_01.to_owned()))?.text;
+        }
+    }
+    Ok(None)
+}
+
+/// The same by the rules of 0.4: a repair is itself a reply of a schema, with repairs of its own, and the text in it is
+/// parsed once.
+fn ask_04<T>(
+    interview: &Interview<'_>,
+    question: &Question,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, Stop> {
+    let reply = interview.ask(question)?.text;
+    if let Some(value) = parse_04(&reply).as_ref().and_then(&read) {
+        return Ok(Some(value));
+    }
+    let repaired = repair_04(interview, question, &reply, REPAIRS_04)?;
+    Ok(repaired.and_then(|text| langchain::parse(&text, Escape::Removed)).as_ref().and_then(read))
+}
+
+/// The repaired text, if the judge gives one within so many attempts.
+fn repair_04(
+    interview: &Interview<'_>,
+    question: &Question,
+    reply: &str,
+    attempts: u32,
+) -> Result<Option<String>, Stop> {
+    if attempts == 0 {
+        return Ok(None);
+    }
+    let question = question.continued(reply, REPAIR_04.to_owned());
+    let reply = interview.ask(&question)?.text;
+    let text = |value: &Value| value.get("text")?.as_str().map(str::to_owned);
+    if let Some(text) = parse_04(&reply).as_ref().and_then(text) {
+        return Ok(Some(text));
+    }
+    let repaired = repair_04(interview, &question, &reply, attempts - 1)?;
+    Ok(repaired.and_then(|repaired| langchain::parse(&repaired, Escape::Removed)).as_ref().and_then(text))
+}
+
+fn parse_04(reply: &str) -> Option<Value> {
+    langchain::parse(langchain::first_block(reply), Escape::Removed)
+}
+
+/// The lengths of the three lists, if all are there and hold what they must.
+fn counts_of(reply: &Value, is_entry: fn(&Value) -> bool) -> Option<Counts> {
+    let length = |list: &str| {
+        let list = reply.get(list)?.as_array()?;
+        list.iter().all(is_entry).then_some(list.len())
+    };
+    Some(Counts { tp: length("TP")?, fp: length("FP")?, fn_: length("FN")? })
+}
+
+/// `List[Statements]` of 0.1.9, as pydantic 1 reads it: the statements of each sentence.
+fn statements_of_019(reply: &Value) -> Option<Vec<Vec<String>>> {
+    let list = match reply {
+        Value::Object(object) if object.len() == 1 => object.get("__root__")?,
+        other => other,
+    };
+    list.as_array()?
+        .iter()
+        .map(|entry| {
+            let index = entry.get("sentence_index")?;
+            let is_integer = match index {
+                Value::Number(_) | Value::Bool(_) => true,
+                Value::String(text) => text.trim().parse::<i64>().is_ok(),
+                _ => false,
+            };
+            let statements = entry.get("simpler_statements")?.as_array()?;
+            let statements: Option<Vec<String>> = statements.iter().map(string_of_pydantic_1).collect();
+            statements.filter(|_| is_integer)
+        })
+        .collect()
+}
+
+fn strings_in(field: &'static str) -> impl Fn(&Value) -> Option<Vec<String>> {
+    move |reply| {
+        let list = reply.get(field)?.as_array()?;
+        list.iter().map(|entry| entry.as_str().map(str::to_owned)).collect()
+    }
+}
+
+/// pydantic 1 makes strings of numbers and truth values.
+fn string_of_pydantic_1(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn is_string_of_pydantic_1(value: &Value) -> bool {
+    string_of_pydantic_1(value).is_some()
+}
+
+/// pydantic 1 makes dictionaries of whatever Python's `dict` takes; of JSON that is an object, or something empty.
+fn is_dict_of_pydantic_1(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_reasoned_statement(value: &Value) -> bool {
+    ["statement", "reason"].iter().all(|field| value.get(field).is_some_and(Value::is_string))
+}
