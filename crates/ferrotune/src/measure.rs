@@ -6,7 +6,7 @@ use ferrotune_bert::SentenceEncoder;
 use ferrotune_core::{GenerationLimits, Sample, Tokenize};
 use ferrotune_data::{Record as DataRecord, encode_prompt};
 use ferrotune_eval::{
-    OnFailure, Pair, Record, Registry, Run, SampleLine, evaluate,
+    Measurement, OnFailure, Pair, Record, Registry, Run, SampleLine, evaluate,
     meteor::{Lexicon, Paraphrases, WordNet},
     perplexity::{Perplexity, TextLikelihood, TextSize},
     sample_lines,
@@ -68,6 +68,8 @@ pub struct Measure {
 pub struct Measured {
     /// One record per metric, in the order asked for.
     pub records: Vec<Record>,
+    /// What the records were made from, in the same order: comparisons of two models need the samples.
+    pub measurements: Vec<Measurement>,
     /// Answer of each record.
     pub answers: Vec<String>,
     /// Score of each record under each metric.
@@ -118,7 +120,12 @@ impl Measure {
     ) -> Result<Measured> {
         let scored = ScoredModel::new(model, tokenizer).with_batch_tokens(self.config.batch_tokens);
         let bootstrap = Bootstrap { seed: run.seed, ..Bootstrap::default() };
-        let mut measured = Measured { records: Vec::new(), answers: Vec::new(), samples: Vec::new() };
+        let mut measured = Measured {
+            records: Vec::new(),
+            measurements: Vec::new(),
+            answers: Vec::new(),
+            samples: Vec::new(),
+        };
         let ids = ids_of(records);
         if self.perplexity {
             let start = std::time::Instant::now();
@@ -136,6 +143,7 @@ impl Measure {
                 .collect();
             let measurement = Perplexity::TokenWeighted.measure(&texts)?;
             measured.records.push(Record::new(run, &measurement, &bootstrap, start.elapsed().as_secs_f64())?);
+            measured.measurements.push(measurement);
         }
         if !self.text_metrics.is_empty() {
             let prompts = records
@@ -162,6 +170,7 @@ impl Measure {
             let evaluation = evaluate(&metrics, &pairs, run, &bootstrap, OnFailure::Skip)?;
             measured.samples = sample_lines(&pairs, &evaluation.measurements)?;
             measured.records.extend(evaluation.records);
+            measured.measurements.extend(evaluation.measurements);
         }
         Ok(measured)
     }

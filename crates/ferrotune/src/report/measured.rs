@@ -10,10 +10,16 @@ use super::{
     summary::{MetricSummary, Summary},
     view::NOT_MEASURED,
 };
-use crate::study::StudyResults;
+use crate::study::{Contestant, StudyComparison, StudyResults};
 
 /// Models side by side in one table of metrics; with more, paper is too narrow.
 const MODELS_PER_TABLE: usize = 2;
+
+/// Says that a difference is more than chance.
+pub(super) const MARK: &str = "*";
+
+/// Digits of p-values; smaller ones are written with an exponent.
+const P_VALUE: usize = 4;
 
 /// A table of metrics: three columns for each of its models.
 #[derive(Debug, Serialize)]
@@ -114,13 +120,66 @@ fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
         None => absent(&metric.fine_tuned_not_measured),
     };
     let change = match metric.change {
-        Some(change) => Cell { text: signed(change, METRIC), note: String::new(), measured: true },
+        Some(change) => {
+            let marks = MARK.repeat(metric.compared.map_or(0, |compared| compared.marks));
+            let text = format!("{}{marks}", signed(change, METRIC));
+            let note = match metric.compared {
+                Some(compared) if compared.runs > 1 => {
+                    format!("{} of {} runs differ", compared.significant, compared.runs)
+                }
+                _ => String::new(),
+            };
+            Cell { text, note, measured: true }
+        }
         None if metric.base.is_some() && metric.fine_tuned.is_some() => {
             Cell { text: "undefined".to_owned(), note: String::new(), measured: true }
         }
         None => Cell { text: NOT_MEASURED.to_owned(), note: String::new(), measured: false },
     };
     [base, fine_tuned, change]
+}
+
+/// A comparison of two evaluations.
+#[derive(Debug, Serialize)]
+pub(super) struct ComparisonLine {
+    label: String,
+    first: String,
+    second: String,
+    difference: String,
+    interval: String,
+    p_value: String,
+    p_holm: String,
+    marks: String,
+    n: usize,
+    left_out: usize,
+}
+
+/// Every comparison of the study in its order.
+pub(super) fn comparisons(results: &StudyResults, summary: &Summary) -> Vec<ComparisonLine> {
+    let name = |contestant: &Contestant| match contestant.seed {
+        None => format!("{}, base", contestant.model),
+        Some(seed) => format!("{}, seed {seed}", contestant.model),
+    };
+    let line = |found: &StudyComparison| ComparisonLine {
+        label: metrics::label(&found.comparison.metric),
+        first: name(&found.baseline),
+        second: name(&found.candidate),
+        difference: signed(found.comparison.difference, METRIC),
+        interval: interval(found.comparison.ci95),
+        p_value: decimal(found.comparison.p_value, P_VALUE),
+        p_holm: decimal(found.p_holm, P_VALUE),
+        marks: MARK.repeat(summary.significance.marks(found.p_holm)),
+        n: found.comparison.n,
+        left_out: found.comparison.n_left_out,
+    };
+    results.comparisons.iter().map(line).collect()
+}
+
+fn interval(ends: Option<[f64; 2]>) -> String {
+    match ends {
+        Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
+        None => "none".to_owned(),
+    }
 }
 
 /// Every record of the study, base models before their runs.
@@ -148,10 +207,7 @@ fn line<'a>(model: &'a str, state: String, record: &'a Record) -> Line<'a> {
             (None, Some(reason)) => format!("{NOT_MEASURED}: {reason}"),
             (None, None) => NOT_MEASURED.to_owned(),
         },
-        interval: match record.ci95 {
-            Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
-            None => "none".to_owned(),
-        },
+        interval: interval(record.ci95),
         scored: record.n_scored,
         total: record.n_total,
         method: &record.ci_method,

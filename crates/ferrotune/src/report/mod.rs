@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 pub use axis::Axis;
 pub use error::ReportError;
 pub use summary::{
-    DataTotals, Duration, FigureAxes, MetricSummary, ModelSummary, Numbering, OverfittingSummary, Scaled,
-    Spread, Summary, summarize,
+    ComparedRuns, DataTotals, Duration, FigureAxes, MetricSummary, ModelSummary, Numbering,
+    OverfittingSummary, Scaled, Significance, Spread, Summary, summarize,
 };
 
 use crate::study::{CurvePoint, StudyResults};

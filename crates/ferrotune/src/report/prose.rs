@@ -3,6 +3,7 @@
 use ferrotune_eval::Record;
 
 use super::{
+    measured::MARK,
     metrics::Better,
     number::decimal,
     summary::{Duration, MetricSummary, ModelSummary, Spread, Summary},
@@ -99,6 +100,20 @@ pub(super) fn better(better: Option<Better>) -> &'static str {
     }
 }
 
+/// What the marks mean, if anything was compared.
+pub(super) fn marks(summary: &Summary) -> Option<String> {
+    let super::Significance { thresholds, comparisons } = summary.significance;
+    let legend: Vec<String> =
+        (1..).zip(thresholds).map(|(count, p)| format!("{} p < {p}", MARK.repeat(count))).collect();
+    (comparisons > 0).then(|| {
+        format!(
+            "Marks: {} for every run against its base on the same records (paired permutation test, p-values corrected by \
+             Holm's rule for all {comparisons} comparisons of this study).",
+            legend.join(", ")
+        )
+    })
+}
+
 /// A time as people say it.
 pub(super) fn duration(time: &Duration) -> String {
     let mut parts = Vec::new();
@@ -186,13 +201,22 @@ fn change(model: &ModelResults, metric: &MetricSummary, confidence: u64) -> Opti
     let within = find(&model.base)
         .and_then(|record| record.ci95)
         .is_some_and(|[low, high]| low <= tuned.mean && tuned.mean <= high);
-    Some(match verb(base.mean, tuned.mean, METRIC) {
-        "stayed" => format!("{label} stayed at {from}{before}."),
+    Some(match (verb(base.mean, tuned.mean, METRIC), metric.compared) {
+        ("stayed", _) => format!("{label} stayed at {from}{before}."),
         // A direction would say more than the numbers do.
-        _ if within => {
+        (_, Some(compared)) if compared.significant == 0 => {
+            format!(
+                "{label} went from {from}{before} to {to}{after}, which the tests do not tell from chance."
+            )
+        }
+        (_, Some(compared)) if compared.marks == 0 => format!(
+            "{label} went from {from}{before} to {to}{after}; {} of {} runs differ from the base by more than chance.",
+            compared.significant, compared.runs
+        ),
+        (_, None) if within => {
             format!("{label} went from {from}{before} to {to}{after}, within the base's interval.")
         }
-        verb => format!("{label} {verb} from {from}{before} to {to}{after}."),
+        (verb, _) => format!("{label} {verb} from {from}{before} to {to}{after}."),
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
     metrics::{self, Row},
     number::extended,
 };
-use crate::study::{ModelResults, RunResults, StudyResults};
+use crate::study::{ModelResults, RunResults, StudyComparison, StudyResults};
 
 /// Everything a report prints that is not itself in the study's results: totals, means over seeds, rounded times,
 /// and the numbers on the figure's axes.
@@ -21,6 +21,8 @@ pub struct Summary {
     pub numbering: Numbering,
     /// Confidence of the intervals in percent.
     pub confidence_percent: u64,
+    /// What marks a difference.
+    pub significance: Significance,
     /// The whole study's time.
     pub duration: Duration,
     /// The machine's memory, in GiB.
@@ -43,6 +45,36 @@ pub struct Numbering {
     pub metrics_table: u64,
     /// The figure of losses.
     pub loss_figure: u64,
+}
+
+/// When a difference is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Significance {
+    /// Corrected p-values below which a difference gets one mark, two, and three.
+    pub thresholds: [f64; 3],
+    /// Comparisons in the study, which the correction is for.
+    pub comparisons: u64,
+}
+
+impl Significance {
+    /// Marks for a corrected p-value, 0 to 3.
+    #[must_use]
+    pub fn marks(&self, p_holm: f64) -> usize {
+        self.thresholds.iter().filter(|&&threshold| p_holm < threshold).count()
+    }
+}
+
+/// What the comparisons of a model's runs with its base say of one metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ComparedRuns {
+    /// Runs that were compared.
+    pub runs: u64,
+    /// Of these, runs whose difference is marked and goes the way of the mean change.
+    pub significant: u64,
+    /// Marks that every run of the model has, 0 to 3.
+    pub marks: usize,
 }
 
 /// A time in units that people read.
@@ -188,6 +220,8 @@ pub struct MetricSummary {
     pub fine_tuned_not_measured: Option<String>,
     /// Fine-tuned mean minus base.
     pub change: Option<f64>,
+    /// What the comparisons of the runs with the base say; nothing where none was made.
+    pub compared: Option<ComparedRuns>,
 }
 
 /// The numbers on the figure's axes.
@@ -209,10 +243,11 @@ pub fn summarize(results: &StudyResults) -> Summary {
     Summary {
         numbering: Numbering { training_time_table: 3, metrics_table: 4, loss_figure: 1 },
         confidence_percent: 95,
+        significance: significance(results),
         duration: duration(results.seconds),
         memory_gib: gib(results.environment.memory_bytes),
         data: data_totals(results),
-        models: results.models.iter().map(|model| model_summary(model, &rows)).collect(),
+        models: results.models.iter().map(|model| model_summary(results, model, &rows)).collect(),
         figure: axes(results),
     }
 }
@@ -233,7 +268,7 @@ fn data_totals(results: &StudyResults) -> DataTotals {
     }
 }
 
-fn model_summary(model: &ModelResults, rows: &[Row]) -> ModelSummary {
+fn model_summary(results: &StudyResults, model: &ModelResults, rows: &[Row]) -> ModelSummary {
     let over = |value: fn(&RunResults) -> Option<f64>| spread(model.runs.iter().filter_map(value));
     let train_seconds = over(|run| Some(run.train_seconds));
     let peak_rss_gib: Vec<f64> = model.runs.iter().map(|run| gib(run.peak_rss_bytes)).collect();
@@ -273,11 +308,11 @@ fn model_summary(model: &ModelResults, rows: &[Row]) -> ModelSummary {
             first_step: overfitting().map(|at| at.step).min(),
             last_step: overfitting().map(|at| at.step).max(),
         },
-        metrics: rows.iter().map(|row| metric_summary(model, row)).collect(),
+        metrics: rows.iter().map(|row| metric_summary(results, model, row)).collect(),
     }
 }
 
-fn metric_summary(model: &ModelResults, row: &Row) -> MetricSummary {
+fn metric_summary(results: &StudyResults, model: &ModelResults, row: &Row) -> MetricSummary {
     let base_record = row.find(&model.base);
     let base = spread(base_record.and_then(|record| record.value).into_iter());
     let tuned: Vec<_> = model.runs.iter().map(|run| row.find(&run.metrics)).collect();
@@ -298,7 +333,41 @@ fn metric_summary(model: &ModelResults, row: &Row) -> MetricSummary {
         base,
         fine_tuned,
         change,
+        compared: change.and_then(|change| compared_runs(results, model, row, change)),
     }
+}
+
+fn significance(results: &StudyResults) -> Significance {
+    Significance { thresholds: [0.05, 0.01, 0.001], comparisons: results.comparisons.len() as u64 }
+}
+
+fn compared_runs(
+    results: &StudyResults,
+    model: &ModelResults,
+    row: &Row,
+    change: f64,
+) -> Option<ComparedRuns> {
+    let significance = significance(results);
+    let of_run = |found: &&StudyComparison| {
+        found.baseline.seed.is_none()
+            && found.baseline.model == model.name
+            && found.candidate.model == model.name
+            && found.comparison.metric == row.metric
+    };
+    let marks: Vec<usize> = results
+        .comparisons
+        .iter()
+        .filter(of_run)
+        .map(|found| match found.comparison.difference * change > 0.0 {
+            true => significance.marks(found.p_holm),
+            false => 0,
+        })
+        .collect();
+    (!marks.is_empty()).then(|| ComparedRuns {
+        runs: marks.len() as u64,
+        significant: marks.iter().filter(|&&marks| marks > 0).count() as u64,
+        marks: if marks.len() == model.runs.len() { marks.iter().copied().min().unwrap_or(0) } else { 0 },
+    })
 }
 
 fn axes(results: &StudyResults) -> FigureAxes {

@@ -46,6 +46,9 @@ pub(super) struct View<'a> {
     settings: &'a [(String, String)],
     environment: Vec<(&'static str, String)>,
     measurements: Vec<measured::Line<'a>>,
+    comparisons: Vec<measured::ComparisonLine>,
+    /// The legend of the marks, if there is a comparison.
+    marks: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,6 +167,8 @@ impl<'a> View<'a> {
             settings: &results.settings,
             environment: environment(results, &summary),
             measurements: measured::lines(results),
+            comparisons: measured::comparisons(results, &summary),
+            marks: prose::marks(&summary),
         }
     }
 }

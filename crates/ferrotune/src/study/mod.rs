@@ -4,6 +4,7 @@
 //! seed, measured again, and everything goes into [`StudyResults`], from which [`report`](crate::report) writes what
 //! people read.
 
+mod comparisons;
 mod config;
 mod environment;
 mod results;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferrotune_eval::Record;
+use ferrotune_eval::{Record, statistics::Comparison};
 use serde::{Deserialize, Serialize};
 
 /// Everything a report shows. Written as `results.json`; the HTML and Markdown reports are functions of it.
@@ -24,6 +24,32 @@ pub struct StudyResults {
     pub data: DataResults,
     /// The models, in the order of the study.
     pub models: Vec<ModelResults>,
+    /// Every comparison of two of them on the same held-out records.
+    #[serde(default)]
+    pub comparisons: Vec<StudyComparison>,
+}
+
+/// Two evaluations of a study compared in one metric, on the records that both could be scored on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudyComparison {
+    /// What is compared with: the base of a model, or the fine-tuned model of another family.
+    pub baseline: Contestant,
+    /// What is compared: a fine-tuned model.
+    pub candidate: Contestant,
+    /// The difference (candidate minus baseline), its interval and its p-value.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+    /// The p-value corrected by Holm's rule for the number of all comparisons of the study.
+    pub p_holm: f64,
+}
+
+/// A model of a study in one of its states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contestant {
+    /// The model's name.
+    pub model: String,
+    /// The seed of its fine-tuning; nothing for the base.
+    pub seed: Option<u64>,
 }
 
 /// The machine and the versions.

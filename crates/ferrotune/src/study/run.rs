@@ -8,7 +8,7 @@ use std::{
 use ferrotune_adapters::LoraAdapter;
 use ferrotune_core::{Sample, Tokenize as _, digest};
 use ferrotune_data::{Prepared as Encoding, Record as DataRecord, Split, Tokenizer, template};
-use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
+use ferrotune_eval::{Dataset as ScoredSet, Measurement, Model as ScoredModelInfo, Run};
 use ferrotune_nn::{CausalLm, Dense, Frozen};
 use ferrotune_trainer::{
     Dataset, Existing, Finished, Listener, LogRow, Resume, Trainer, TrainingConfig,
@@ -19,11 +19,12 @@ use tch::{Device, Kind};
 
 use super::{
     Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelConfig, ModelResults,
-    Overfitting, RunResults, SplitCounts, Study, StudyResults, config::slug, environment,
+    Overfitting, RunResults, SplitCounts, Study, StudyResults, comparisons, comparisons::Evaluated,
+    config::slug, environment,
 };
 use crate::{
-    Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Parts, Result, Start,
-    adapt, instructions, measure,
+    Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Measured, Parts, Result,
+    Start, adapt, instructions, measure,
 };
 
 /// How many answers are shown side by side.
@@ -57,7 +58,7 @@ pub struct Prepared<'s> {
     start: Instant,
     measure: Measure,
     instructions: Instructions,
-    contestants: Vec<Contestant<'s>>,
+    contestants: Vec<Opened<'s>>,
     split: Split,
     device: Device,
     kind: Kind,
@@ -65,7 +66,7 @@ pub struct Prepared<'s> {
 
 /// A model of the study, opened and with its records encoded.
 #[derive(Debug)]
-struct Contestant<'s> {
+struct Opened<'s> {
     model: &'s ModelConfig,
     folder: AutoCausalLm,
     tokenizer: Tokenizer,
@@ -91,7 +92,7 @@ impl Study {
         let contestants = self
             .models
             .iter()
-            .map(|model| Contestant::open(model, &instructions, interaction))
+            .map(|model| Opened::open(model, &instructions, interaction))
             .collect::<Result<Vec<_>>>()?;
         let encodings: Vec<&Encoding> = contestants.iter().map(|contestant| &contestant.encoding).collect();
         let split = instructions.deal(&encodings)?;
@@ -166,11 +167,12 @@ impl Prepared<'_> {
     pub fn run(&self, output: &Path, interaction: &mut dyn Interaction) -> Result<StudyResults> {
         let Self { study, measure, instructions, contestants, split, device, kind, .. } = self;
         let (device, kind) = (*device, *kind);
-        let mut models = Vec::with_capacity(contestants.len());
+        let (mut models, mut evaluated) = (Vec::with_capacity(contestants.len()), Vec::new());
         for contestant in contestants {
             let bench = Bench { study, output, contestant, instructions, split, device, kind };
-            models.push(bench.run(measure, interaction)?);
+            models.push(bench.run(measure, &mut evaluated, interaction)?);
         }
+        interaction.say("comparing what was measured, record by record");
         let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         Ok(StudyResults {
             title: study.title.clone(),
@@ -181,11 +183,12 @@ impl Prepared<'_> {
             settings: study.settings(),
             data: data_results(instructions, split),
             models,
+            comparisons: comparisons::all(&evaluated, instructions.config().split_seed)?,
         })
     }
 }
 
-impl<'s> Contestant<'s> {
+impl<'s> Opened<'s> {
     fn open(
         model: &'s ModelConfig,
         instructions: &Instructions,
@@ -234,7 +237,7 @@ impl<'s> Contestant<'s> {
 struct Bench<'a> {
     study: &'a Study,
     output: &'a Path,
-    contestant: &'a Contestant<'a>,
+    contestant: &'a Opened<'a>,
     instructions: &'a Instructions,
     split: &'a Split,
     device: Device,
@@ -248,8 +251,13 @@ struct HeldOut<'a> {
 }
 
 impl Bench<'_> {
-    fn run(&self, measure: &Measure, interaction: &mut dyn Interaction) -> Result<ModelResults> {
-        let Contestant { model, folder, tokenizer, encoding, base_sha256 } = self.contestant;
+    fn run(
+        &self,
+        measure: &Measure,
+        evaluated: &mut Vec<Evaluated>,
+        interaction: &mut dyn Interaction,
+    ) -> Result<ModelResults> {
+        let Opened { model, folder, tokenizer, encoding, base_sha256 } = self.contestant;
         let parts = Parts::new(encoding, self.split);
         let count = measure.count(parts.test.len());
         let held_out = HeldOut {
@@ -270,6 +278,7 @@ impl Bench<'_> {
         let run = self.scored_run(&held_out, None, 0);
         let before = measure.measure(base.as_ref(), tokenizer, &held_out.records, &held_out.samples, &run)?;
         drop(base);
+        evaluated.push(self.evaluated(None, before.measurements));
 
         let mut runs = Vec::with_capacity(self.study.seeds.len());
         let (mut answers, mut trainable_parameters) = (Vec::new(), 0);
@@ -278,8 +287,9 @@ impl Bench<'_> {
                 self.fine_tune(seed, &parts, base_loss, &held_out, measure, interaction)?;
             if runs.is_empty() {
                 trainable_parameters = trained;
-                answers = side_by_side(&held_out, &before.answers, &after);
+                answers = side_by_side(&held_out, &before.answers, &after.answers);
             }
+            evaluated.push(self.evaluated(Some(seed), after.measurements));
             runs.push(results);
         }
         let (parameters, active_parameters) = folder.parameters();
@@ -308,7 +318,15 @@ impl Bench<'_> {
         })
     }
 
-    /// The results of one fine-tuning, its answers, and how many weights trained.
+    fn evaluated(&self, seed: Option<u64>, measurements: Vec<Measurement>) -> Evaluated {
+        Evaluated {
+            contestant: super::Contestant { model: self.contestant.model.name.clone(), seed },
+            tokenizer: self.contestant.tokenizer.fingerprint().to_owned(),
+            measurements,
+        }
+    }
+
+    /// The results of one fine-tuning, what was measured of it, and how many weights trained.
     fn fine_tune(
         &self,
         seed: u64,
@@ -317,8 +335,8 @@ impl Bench<'_> {
         held_out: &HeldOut<'_>,
         measure: &Measure,
         interaction: &mut dyn Interaction,
-    ) -> Result<(RunResults, Vec<String>, u64)> {
-        let Contestant { model, folder, tokenizer, .. } = self.contestant;
+    ) -> Result<(RunResults, Measured, u64)> {
+        let Opened { model, folder, tokenizer, .. } = self.contestant;
         interaction.say(&format!("{}: fine-tuning with seed {seed}", model.name));
         let run_folder = self.output.join(slug(&model.name)).join(format!("seed-{seed}"));
         prepare_output(&run_folder, Existing::Force)?;
@@ -342,8 +360,8 @@ impl Bench<'_> {
             &after.samples,
             ferrotune_eval::Existing::Replace,
         )?;
-        let results = run_results(seed, &finished, base_loss, after.records);
-        Ok((results, after.answers, adapter.parameters().elements()))
+        let results = run_results(seed, &finished, base_loss, after.records.clone());
+        Ok((results, after, adapter.parameters().elements()))
     }
 
     fn train(
@@ -397,7 +415,7 @@ impl Bench<'_> {
     }
 
     fn scored_run(&self, held_out: &HeldOut<'_>, adapter_sha: Option<String>, seed: u64) -> Run {
-        let Contestant { model, tokenizer, base_sha256, .. } = self.contestant;
+        let Opened { model, tokenizer, base_sha256, .. } = self.contestant;
         let state = if adapter_sha.is_some() { format!("seed-{seed}") } else { "base".to_owned() };
         let reports = &self.instructions.reports;
         let names: Vec<_> = reports.iter().map(|report| file_name(&report.path)).collect();

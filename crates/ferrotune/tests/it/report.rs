@@ -9,7 +9,7 @@ use ferrotune::{
     report::{self, ReportError},
     study::{
         Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting,
-        RunResults, SplitCounts, StudyResults,
+        RunResults, SplitCounts, StudyComparison, StudyResults,
     },
 };
 use serde_json::{Value, json};
@@ -47,6 +47,33 @@ fn metrics(lift: f64) -> Vec<Record> {
         record("semantic_similarity", "cosine of sentence vectors", 0.2137 + 0.7 * lift, 0.02),
         record("token_f1", "best reference", 0.1634 + 0.7 * lift, 0.02),
         unmeasured("squad_em", "no reference text was given"),
+    ]
+}
+
+/// The base of a model against one of its runs, in a metric.
+fn comparison(model: &str, seed: u64, metric: &str, difference: f64, p_holm: f64) -> StudyComparison {
+    serde_json::from_value(json!({
+        "baseline": {"model": model, "seed": null}, "candidate": {"model": model, "seed": seed},
+        "metric": metric, "first": 0.0142, "second": 0.0142 + difference, "difference": difference,
+        "ci95": [difference - 0.041, difference + 0.043], "p_value": p_holm / 12.0, "p_holm": p_holm,
+        "n": 209, "n_left_out": 4, "method": "paired percentile bootstrap, 10000 resamples",
+    }))
+    .unwrap()
+}
+
+/// In the first model every run differs in Exact Match; in the second one run in three does, and none in BLEU.
+fn comparisons() -> Vec<StudyComparison> {
+    let (llama, mixtral) = ("Tiny LLaMA", "Tiny Mixtral, four experts");
+    vec![
+        comparison(llama, 1, "exact_match", 0.761, 0.0004),
+        comparison(llama, 2, "exact_match", 0.774, 0.0031),
+        comparison(llama, 3, "exact_match", 0.788, 0.0004),
+        comparison(mixtral, 1, "exact_match", 0.761, 0.0172),
+        comparison(mixtral, 2, "exact_match", 0.774, 0.0612),
+        comparison(mixtral, 3, "exact_match", 0.788, 0.3437),
+        comparison(mixtral, 1, "bleu", 1.3, 0.7312),
+        comparison(mixtral, 2, "bleu", 1.9, 0.9),
+        comparison(mixtral, 3, "bleu", -2.1, 1.0),
     ]
 }
 
@@ -184,6 +211,7 @@ fn sample() -> StudyResults {
             model("Tiny LLaMA", "llama", true, 0.0),
             model("Tiny Mixtral, four experts", "mixtral", false, 0.21),
         ],
+        comparisons: comparisons(),
     }
 }
 
@@ -445,7 +473,9 @@ fn cells_show_the_value_of_their_own_model_and_state() {
     let cells = tokens(&visible(row));
     // Base 0.0142; means over lifts 0.917, 0.934 and 0.951 of 0.0142 + 0.83 lift, with their ends.
     let model = ["0.014", "0.789", "0.775", "0.804", "0.775"];
-    let expected: Vec<Token> = model.iter().chain(&model).map(|text| Token((*text).to_owned())).collect();
+    let (first, second) = (["3", "3"], ["1", "3"]); // runs that differ, of those compared
+    let expected = model.iter().chain(&first).chain(&model).chain(&second);
+    let expected: Vec<Token> = expected.map(|text| Token((*text).to_owned())).collect();
     assert_eq!(cells, expected, "{row}");
 }
 
@@ -458,7 +488,42 @@ fn the_summary_says_what_rose_and_what_fell_with_n_and_interval() {
                     to 0.804).";
     assert!(text.contains(expected), "{text}");
     assert!(text.contains("Perplexity fell from 48.345"));
-    for claim in ["significant", "proves", "p <"] {
+    for claim in ["significant", "proves"] {
+        assert!(!text.contains(claim), "the page claims `{claim}`");
+    }
+}
+
+#[test]
+fn a_difference_is_marked_only_where_every_run_has_it() {
+    let results = sample();
+    let html = report::html(&results).unwrap();
+    let row = |label: &str| {
+        let row = html.lines().find(|line| line.contains(&format!("\"row\">{label} <"))).unwrap();
+        visible(row)
+    };
+    // Corrected p-values 0.0004, 0.0031 and 0.0004: two marks stand in each run. 0.0172, 0.0612 and 0.3437: in one only.
+    let exact_match = row("Exact Match");
+    assert!(exact_match.contains("+0.775** ") && exact_match.contains("3 of 3 runs differ"), "{exact_match}");
+    assert!(exact_match.contains("+0.775 ") && exact_match.contains("1 of 3 runs differ"), "{exact_match}");
+    assert!(row("BLEU").contains("0 of 3 runs differ"), "{}", row("BLEU"));
+    let text = visible(&html);
+    for sentence in [
+        "* p < 0.05, ** p < 0.01, *** p < 0.001",
+        "for all 9 comparisons of this study",
+        "; 1 of 3 runs differ from the base by more than chance.",
+        "which the tests do not tell from chance.",
+        "4 left out",
+    ] {
+        assert!(text.contains(sentence), "`{sentence}` is missing");
+    }
+}
+
+#[test]
+fn without_comparisons_the_page_speaks_of_no_test() {
+    let mut results = sample();
+    results.comparisons.clear();
+    let text = visible(&report::html(&results).unwrap());
+    for claim in ["p <", "chance", "runs differ", "Every comparison"] {
         assert!(!text.contains(claim), "the page claims `{claim}`");
     }
 }
