@@ -229,7 +229,7 @@ pub enum Error {
     },
     /// Code written by a model is to be run, and nobody allowed it.
     #[error(
-        "{task} runs code that a model wrote, which has to be allowed first; set `allow_code_execution` if this machine may run it in isolation"
+        "{task} runs code that a model wrote, which has to be allowed first; allow it with `--allow-code-execution`, in code with `CodeExecution::Allowed`, if this machine may run it in isolation"
     )]
     CodeExecutionNotAllowed {
         /// The benchmark.

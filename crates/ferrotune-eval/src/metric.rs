@@ -108,6 +108,8 @@ pub enum FailureKind {
     NoAnswer,
     /// The metric was not run at all.
     NotMeasured,
+    /// The isolation that a program was to be run in failed.
+    NotExecuted,
     /// A judge's reply could not be understood.
     JudgeReply,
     /// A judge could not be reached.
@@ -122,6 +124,7 @@ impl fmt::Display for FailureKind {
             Self::NotFinite => "not finite",
             Self::NoAnswer => "no answer",
             Self::NotMeasured => "not measured",
+            Self::NotExecuted => "not executed",
             Self::JudgeReply => "judge reply",
             Self::JudgeUnavailable => "judge unavailable",
         })

@@ -41,7 +41,11 @@ mod launcher;
 mod probe;
 
 use std::{
+    iter,
+    num::NonZeroUsize,
     path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -57,7 +61,7 @@ use interpreter::Identity;
 use launcher::{Answer, Launcher, View};
 
 /// What untrusted programs run with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxConfig {
     /// The interpreter; `None` takes the first `python3` of `PATH`, then of the usual folders, that runs in isolation.
     pub python: Option<PathBuf>,
@@ -65,6 +69,8 @@ pub struct SandboxConfig {
     pub mechanism: Option<Mechanism>,
     /// What a program may use up.
     pub limits: Limits,
+    /// Programs that [`Sandbox::run_all`] runs at once; as many as there are processors where absent.
+    pub at_once: Option<NonZeroUsize>,
 }
 
 /// What one program may use up.
@@ -160,6 +166,7 @@ pub struct Sandbox {
     python: Python,
     view: View,
     limits: Limits,
+    at_once: Option<NonZeroUsize>,
     filter: Vec<u8>,
     identity: Identity,
     isolation: Isolation,
@@ -182,7 +189,7 @@ impl Sandbox {
         let mut lacking = Vec::new();
         for python in &pythons {
             for &mechanism in mechanisms {
-                match Self::with(mechanism, python.clone(), config.limits.clone(), identity) {
+                match Self::with(mechanism, python.clone(), &config, identity) {
                     Ok(sandbox) => return Ok(sandbox),
                     Err(reason) => lacking.push(format!("{mechanism} with {}: {reason}", python.version)),
                 }
@@ -195,7 +202,7 @@ impl Sandbox {
     fn with(
         mechanism: Mechanism,
         python: Python,
-        limits: Limits,
+        config: &SandboxConfig,
         identity: Identity,
     ) -> Result<Self, String> {
         let filter =
@@ -208,7 +215,9 @@ impl Sandbox {
             held: Vec::new(),
         };
         let view = View::of(&python)?;
-        let mut sandbox = Self { launcher, python, view, limits, filter, identity, isolation };
+        let limits = config.limits.clone();
+        let at_once = config.at_once;
+        let mut sandbox = Self { launcher, python, view, limits, at_once, filter, identity, isolation };
         sandbox.isolation.held = probe::try_to_get_out(&sandbox)?;
         Ok(sandbox)
     }
@@ -234,6 +243,25 @@ impl Sandbox {
     /// [`Error::Sandbox`] if the isolation could not be set up or did not report, which says nothing about the program.
     pub fn run(&self, program: &str) -> Result<Execution> {
         self.run_filtered(program, &self.filter).map_err(|problem| Error::Sandbox { problem })
+    }
+
+    /// Runs programs side by side; the results are in their order.
+    #[must_use]
+    pub fn run_all(&self, programs: &[String]) -> Vec<Result<Execution>> {
+        let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let at_once = self.at_once.unwrap_or(processors).get().min(programs.len());
+        let waiting = Mutex::new(programs.iter().enumerate());
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work =
+            || iter::from_fn(next).map(|(index, program)| (index, self.run(program))).collect::<Vec<_>>();
+        // Not the pool of threads that compute: these wait.
+        let mut results: Vec<(usize, Result<Execution>)> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+            let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+            ended.flat_map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        results.sort_unstable_by_key(|(index, _)| *index);
+        results.into_iter().map(|(_, result)| result).collect()
     }
 
     fn run_filtered(&self, program: &str, filter: &[u8]) -> Result<Execution, String> {

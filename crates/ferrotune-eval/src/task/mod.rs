@@ -2,7 +2,8 @@
 //! document, and scores the replies.
 //!
 //! [`open_task`] finds a task by name; [`run_task`] asks a model, in batches, and makes records and per-sample lines;
-//! [`rescore_task`] scores a written per-sample file again without a model. [`PromptStyle`] decides how a question
+//! [`rescore_task`] scores a written per-sample file again without a model, [`score_completions`] a file of completions.
+//! [`PromptStyle`] decides how a question
 //! reaches the model: as plain text, as the suites do with base checkpoints, or through a chat template.
 //!
 //! Every name that a score is reported under says which suite's prompt and which rule it is: the suites differ, and a
@@ -23,6 +24,7 @@ mod data;
 mod few_shot;
 mod gpqa;
 mod gsm8k;
+mod human_eval;
 mod math;
 mod mgsm;
 mod mmlu;
@@ -41,8 +43,8 @@ use serde_json::{Map, Value};
 
 pub use few_shot::Sampler;
 pub use prompt::{Example, Prompt, PromptStyle, Turns};
-pub use registry::{RowCount, TaskEntry, TaskSettings, open_task, tasks};
-pub use run::{Progress, RunOptions, TaskOutcome, rescore_task, run_task};
+pub use registry::{CodeExecution, RowCount, TaskEntry, TaskSettings, open_task, tasks};
+pub use run::{Progress, RunOptions, TaskOutcome, rescore_task, run_task, score_completions};
 
 use crate::{Dataset, Measurement, Result};
 

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Task, gpqa, gsm8k, math, mgsm, mmlu};
-use crate::{Error, Result};
+use super::{Task, gpqa, gsm8k, human_eval, math, mgsm, mmlu};
+use crate::{Error, Result, sandbox::SandboxConfig};
 
 /// What a user may change about a task.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskSettings {
     /// How many examples precede a question; what the variant has where absent.
     pub shots: Option<usize>,
@@ -18,6 +18,22 @@ pub struct TaskSettings {
     pub rows: RowCount,
     /// The most tokens of an answer; what the variant has where absent.
     pub max_new_tokens: Option<usize>,
+    /// How many answers are drawn for each question, where a task draws several; what the variant has where absent.
+    pub samples: Option<usize>,
+    /// At which temperature they are drawn, where a task draws several; what the variant has where absent.
+    pub temperature: Option<f64>,
+    /// Whether code that a model wrote may be run, for tasks that run it.
+    pub code_execution: CodeExecution,
+}
+
+/// Whether code that a model wrote may be run on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CodeExecution {
+    /// Tasks that need it cannot be opened.
+    #[default]
+    Refused,
+    /// In a [`Sandbox`](crate::sandbox::Sandbox), or not at all where there is none that holds.
+    Allowed(SandboxConfig),
 }
 
 /// How many rows a file may have.
@@ -51,6 +67,12 @@ const TASKS: &[TaskEntry] = &[
     TaskEntry { name: math::NAME, summary: math::SUMMARY, variants: math::VARIANTS, open: math::open },
     TaskEntry { name: mgsm::NAME, summary: mgsm::SUMMARY, variants: mgsm::VARIANTS, open: mgsm::open },
     TaskEntry { name: gsm8k::NAME, summary: gsm8k::SUMMARY, variants: gsm8k::VARIANTS, open: gsm8k::open },
+    TaskEntry {
+        name: human_eval::NAME,
+        summary: human_eval::SUMMARY,
+        variants: human_eval::VARIANTS,
+        open: human_eval::open,
+    },
 ];
 
 /// The tasks there are.
@@ -65,7 +87,8 @@ pub fn tasks() -> &'static [TaskEntry] {
 ///
 /// # Errors
 /// [`Error::UnknownTask`], [`Error::UnknownVariant`] with what there is; [`Error::Read`], [`Error::TaskData`] for files
-/// that are not the benchmark's; [`Error::Setting`].
+/// that are not the benchmark's; [`Error::Setting`]; [`Error::CodeExecutionNotAllowed`] and [`Error::Isolation`] for a task
+/// that runs code.
 pub fn open_task(name: &str, data: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
     let (task, variant) = name.split_once(':').map_or((name, None), |(task, variant)| (task, Some(variant)));
     let Some(entry) = TASKS.iter().find(|entry| entry.name == task) else {

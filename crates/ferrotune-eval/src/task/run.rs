@@ -1,15 +1,18 @@
 //! Asks a model what a task wants to know, and turns the replies into records.
 
-use std::{collections::HashMap, fmt, time::Instant};
+use std::{collections::HashMap, fmt, path::Path, time::Instant};
 
 use ferrotune_core::{
     Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason, digest,
 };
 
-use super::{Answered, Document, PromptStyle, Reply, Request, Scores, Task, prompt};
+use super::{
+    Answered, Document, PromptStyle, Reply, Request, Scores, Task, prompt,
+    table::{Header, read_table},
+};
 use crate::{
-    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, quality_index::BenchmarkScore,
-    samples::line_of, statistics::Bootstrap,
+    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, TaskDataProblem,
+    quality_index::BenchmarkScore, samples::line_of, statistics::Bootstrap,
 };
 
 /// How a task is run.
@@ -177,6 +180,56 @@ pub fn rescore_task(task: &dyn Task, lines: &[SampleLine], options: &RunOptions)
     finish(scores, &answered, None, &run, options, start)
 }
 
+/// Scores a file of completions that came from elsewhere: `{"task_id", "completion"}`, any number for each document, in
+/// every format of [`read_table`].
+///
+/// # Errors
+/// [`Error::TaskData`] for a file that is not that, that names a document the task does not have, or that lacks one of
+/// the first [`RunOptions::limit`]; what scoring gives.
+pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> Result<TaskOutcome> {
+    let start = Instant::now();
+    let name = &task.info().name;
+    let table = read_table(name, path, Header::FirstRow)?;
+    table.require(&["task_id", "completion"])?;
+    let total = options.limit.map_or(task.len(), |limit| limit.min(task.len()));
+    let documents: Vec<Document> = (0..total).map(|index| task.document(index)).collect();
+    let mut completions: HashMap<&str, Vec<Generation>> =
+        documents.iter().map(|document| (document.id.as_str(), Vec::new())).collect();
+    for row in &table.rows {
+        let id = table.text(row, "task_id")?;
+        let Some(of_document) = completions.get_mut(id) else {
+            let expected = format!("one of the {total} documents of {name}");
+            return Err(table.cell(row, "task_id", Some(&id.into()), &expected));
+        };
+        of_document.push(generation(table.text(row, "completion")?));
+    }
+    let missing: Vec<String> =
+        completions.iter().filter(|(_, found)| found.is_empty()).map(|(id, _)| (*id).to_owned()).collect();
+    if !missing.is_empty() {
+        return Err(table.problem(TaskDataProblem::MissingParts {
+            what: format!("of the {total} documents of {name}"),
+            missing,
+        }));
+    }
+    let mut answered = Vec::with_capacity(total);
+    for (index, document) in documents.iter().enumerate() {
+        let reply = Reply::Generations(completions.remove(document.id.as_str()).unwrap_or_default());
+        answered.push(Answered { index, document: document.clone(), prompt_sha: String::new(), reply });
+    }
+    let mut scores = task.score(&answered)?;
+    for measurement in scores.per_document.iter_mut().chain(&mut scores.aggregates) {
+        measurement.params.insert("completions_sha256".to_owned(), table.sha256.clone().into());
+    }
+    let run =
+        Run { dataset: Dataset { n_rows: total, ..task.info().dataset.clone() }, ..options.run.clone() };
+    finish(scores, &answered, None, &run, options, start)
+}
+
+/// An answer of which only the text is known.
+fn generation(text: &str) -> Generation {
+    Generation { text: text.to_owned(), tokens: 0, stop: StopReason::EndOfSequence, dropped: 0 }
+}
+
 /// A document with the text its question became.
 struct Asked {
     index: usize,
@@ -287,13 +340,7 @@ fn reply_of(line: &SampleLine, request: &Request) -> Result<Reply> {
         }),
         Request::Generation { .. } => {
             let answers = std::iter::once(&line.prediction).chain(&line.other_predictions);
-            let generation = |text: &String| Generation {
-                text: text.clone(),
-                tokens: 0,
-                stop: StopReason::EndOfSequence,
-                dropped: 0,
-            };
-            Ok(Reply::Generations(answers.map(generation).collect()))
+            Ok(Reply::Generations(answers.map(|text| generation(text)).collect()))
         }
     }
 }

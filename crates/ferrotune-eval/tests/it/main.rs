@@ -9,6 +9,7 @@ mod bleu;
 mod chrf;
 mod exact_match;
 mod files;
+mod human_eval;
 mod judge_cache;
 mod judge_endpoint;
 mod judge_server;
