@@ -298,7 +298,14 @@ fn bad_model_folders_are_refused_as_documented() {
         SCORE,
     );
     check(
-        "a quantized checkpoint",
+        "a checkpoint in another quantized format",
+        |place| {
+            place.edit("model/config.json", json!({ "quantization_config": { "quant_method": "gptq" } }));
+        },
+        SCORE,
+    );
+    check(
+        "a configuration of 4-bit weights beside dense ones",
         |place| place.edit("model/config.json", json!({ "quantization_config": { "load_in_4bit": true } })),
         SCORE,
     );

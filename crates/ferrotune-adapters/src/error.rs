@@ -53,7 +53,8 @@ pub enum Error {
     },
     /// Blocks of an expert's matrix would reach from one row into the next.
     #[error(
-        "tensor `{name}` of {place} has rows of {columns} weights, which blocks of {block_size} do not divide; quantize          with a block size that does"
+        "tensor `{name}` of {place} has rows of {columns} weights, which blocks of {block_size} do not divide; quantize with \
+         a block size that does"
     )]
     BlockAcrossRows {
         /// The tensor.
@@ -64,6 +65,26 @@ pub enum Error {
         columns: i64,
         /// Weights in a block.
         block_size: usize,
+    },
+    /// A 4-bit tensor of a checkpoint is not what the format or the model asks for.
+    #[error("tensor `{name}` in {place} {problem}")]
+    Stored {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// What is wrong, as a clause with its verb.
+        problem: String,
+    },
+    /// A checkpoint's tensors and its configuration do not agree on whether it is quantized.
+    #[error("{place} {problem} `quantization_config` in its config.json: {remedy}")]
+    Announced {
+        /// The checkpoint.
+        place: String,
+        /// What the tensors are and the configuration says.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A field of an adapter's configuration makes no sense.
     #[error("field `{field}` of {place} is {found}, expected {expected}")]

@@ -5,6 +5,7 @@
 //!   configuration means, over weights in any [`Storage`](ferrotune_nn::Storage), and gives a [`LoraAdapter`].
 //! - [`Nf4`] is a storage that keeps matrices in four bits: LoRA over it is QLoRA.
 //! - [`Adapters`] is a builder for several adapters over one base, one of which acts at a time.
+//! - [`bitsandbytes`] reads and writes model folders with 4-bit weights.
 //! - [`AdapterWeights`] is an adapter outside a model: a PEFT folder read or to be written.
 //! - [`merge`] and [`unmerge`] add an adapter to a checkpoint and take it out again, one tensor at a time.
 //! - [`Untied`] gives a tied model a head of its own, for adapters that train the head or the embedding.
@@ -13,6 +14,7 @@
 //! of a sparse block differently, its name is recognised too.
 
 mod adapter;
+pub mod bitsandbytes;
 mod config;
 mod dora;
 mod error;

@@ -98,7 +98,7 @@ fn run(
     Ok(merged)
 }
 
-fn check_shape(source: &dyn WeightSource, spec: &WeightSpec) -> Result<()> {
+pub(crate) fn check_shape(source: &dyn WeightSource, spec: &WeightSpec) -> Result<()> {
     let place = || source.place();
     match source.shape(&spec.name) {
         Some(found) if found == spec.shape => Ok(()),

@@ -97,6 +97,16 @@ pub enum Error {
         /// Its type.
         found: String,
     },
+    /// A tensor in another encoding cannot be turned into numbers.
+    #[error("tensor `{name}` in {place} cannot be decoded")]
+    Undecodable {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A checkpoint has tensors that its configuration gives no meaning to.
     #[error(
         "{place} has {count} tensors that its config.json gives no place to, among them `{first}`; the configuration \

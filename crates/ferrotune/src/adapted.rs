@@ -5,7 +5,7 @@ use std::path::Path;
 use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Merged, Untied};
 use ferrotune_nn::{
     CausalLm, Storage,
-    checkpoint::{Checkpoint, CheckpointWriter, write_whole},
+    checkpoint::{CheckpointWriter, write_whole},
 };
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ pub fn adapt(
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
         Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),
     };
-    let checkpoint = Checkpoint::open(folder.folder())?;
+    let checkpoint = folder.open_weights()?;
     let model = match untied(folder, config)? {
         None => folder.load_from(&checkpoint, options, &mut builder)?,
         Some(untied) => {
@@ -62,7 +62,7 @@ pub fn adapt(
 /// # Errors
 /// An adapter made for another model, by name; what reading and writing give.
 pub fn merge(folder: &AutoCausalLm, adapter: &AdapterWeights, output: &Path) -> Result<Merged> {
-    let checkpoint = Checkpoint::open(folder.folder())?;
+    let checkpoint = folder.open_weights()?;
     let mut writer = CheckpointWriter::new(output);
     let mut fields = folder.config_file().fields().clone();
     let merged = match untied(folder, adapter.config())? {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ferrotune_adapters::bitsandbytes::{Decoded, QuantizationConfig};
 use ferrotune_llama2::Llama2;
 use ferrotune_mixtral::{AuxiliaryLoss, Mixtral};
 use ferrotune_nn::{
@@ -57,6 +58,7 @@ pub struct AutoCausalLm {
     folder: PathBuf,
     config_file: ConfigFile,
     architecture: Architecture,
+    quantization: Option<QuantizationConfig>,
 }
 
 impl AutoCausalLm {
@@ -85,18 +87,13 @@ impl AutoCausalLm {
     }
 
     fn from_config(folder: &Path, config_file: ConfigFile) -> Result<Self> {
-        if let Some(quantization) =
-            config_file.fields().get("quantization_config").filter(|value| !value.is_null())
-        {
-            let expected = "absent: quantized checkpoints are not read; use the model's 16-bit folder";
-            return Err(config_file.refuse("quantization_config", quantization, expected).into());
-        }
+        let quantization = QuantizationConfig::read(&config_file)?;
         let architecture = match config_file.required::<String>("model_type")?.as_str() {
             "llama" | "mistral" => Architecture::Llama2(ferrotune_llama2::Config::read(&config_file)?),
             "mixtral" => Architecture::Mixtral(ferrotune_mixtral::Config::read(&config_file)?),
             found => return Err(Error::UnknownFamily { folder: folder.to_owned(), found: found.to_owned() }),
         };
-        Ok(Self { folder: folder.to_owned(), config_file, architecture })
+        Ok(Self { folder: folder.to_owned(), config_file, architecture, quantization })
     }
 
     /// The same model with a head of its own, if its head is the embedding; nothing if it has one already.
@@ -122,6 +119,22 @@ impl AutoCausalLm {
     #[must_use]
     pub fn config_file(&self) -> &ConfigFile {
         &self.config_file
+    }
+
+    /// What the folder's configuration says of 4-bit weights; nothing for a dense model.
+    #[must_use]
+    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+        self.quantization.as_ref()
+    }
+
+    /// Opens the folder's weights; those in 4 bits show as the matrices that they stand for.
+    ///
+    /// # Errors
+    /// A folder without readable weights, with the remedy; a 4-bit tensor that is damaged, incomplete or does not belong
+    /// into 4 bits, and a configuration that does not fit the tensors, by name.
+    pub fn open_weights(&self) -> Result<Decoded> {
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        Ok(Decoded::new(checkpoint, self.quantization.as_ref(), &self.weights())?)
     }
 
     /// The raw configuration as compact JSON, for digests: a resumed run must share it.
@@ -176,7 +189,8 @@ impl AutoCausalLm {
         }
     }
 
-    /// Loads the folder's weights through `builder`.
+    /// Loads the folder's weights through `builder`. Weights in 4 bits are decoded, or kept as their bytes by a storage
+    /// that takes them so.
     ///
     /// # Errors
     /// A missing, misshapen or unexpected tensor, by name; a folder without readable weights, with the remedy; what
@@ -186,7 +200,7 @@ impl AutoCausalLm {
         options: &LoadOptions,
         builder: &mut dyn ProjectionBuilder,
     ) -> Result<Box<dyn CausalLm>> {
-        self.load_from(&Checkpoint::open(&self.folder)?, options, builder)
+        self.load_from(&self.open_weights()?, options, builder)
     }
 
     /// Builds the model with weights from another source, such as fresh ones.

@@ -24,6 +24,7 @@ mod error;
 mod grow;
 mod instructions;
 mod measure;
+mod quantized;
 mod scored;
 mod upcycle;
 
@@ -39,6 +40,7 @@ pub use error::{Error, Result};
 pub use grow::grow;
 pub use instructions::{DataConfig, Instructions, Parts, evaluation_plan, training_plan};
 pub use measure::{Measure, MeasureConfig, Measured, ids_of, request, response};
+pub use quantized::quantize;
 pub use scored::ScoredModel;
 pub use upcycle::{Upcycle, upcycle};
 

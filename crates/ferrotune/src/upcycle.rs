@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
+use ferrotune_adapters::bitsandbytes::QuantizationConfig;
 use ferrotune_nn::{
     Role, WeightSource as _,
-    checkpoint::{Checkpoint, CheckpointWriter, write_whole},
+    checkpoint::{CheckpointWriter, write_whole},
     decoder::IGNORED_TENSORS,
     weights::Layouts,
 };
@@ -47,7 +48,7 @@ pub fn upcycle(dense: &AutoCausalLm, plan: &Upcycle, output: &Path) -> Result<u6
     }
     let fields = grown_config(dense, config, plan);
     let grown = AutoCausalLm::from_fields("the grown model", fields.clone())?;
-    let checkpoint = Checkpoint::open(dense.folder())?;
+    let checkpoint = dense.open_weights()?;
     let source = Layouts::new(&checkpoint, &dense.weights(), IGNORED_TENSORS)?;
     let mut writer = CheckpointWriter::new(output);
     let mut written = 0;
@@ -99,7 +100,9 @@ fn grown_config(
     plan: &Upcycle,
 ) -> Map<String, Value> {
     let mut fields = dense.config_file().fields().clone();
-    for dropped in ["mlp_bias", "attention_bias", "pretraining_tp", "_name_or_path"] {
+    for dropped in
+        [QuantizationConfig::FIELD, "mlp_bias", "attention_bias", "pretraining_tp", "_name_or_path"]
+    {
         fields.shift_remove(dropped);
     }
     fields.insert("architectures".to_owned(), json!(["MixtralForCausalLM"]));

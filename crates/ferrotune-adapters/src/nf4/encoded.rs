@@ -41,6 +41,16 @@ impl QuantState {
         part.strip_prefix(STATE).is_some_and(|kind| codebook_of(kind).is_some())
     }
 
+    /// The format that `quant_type` names, if it is one.
+    pub(crate) fn codebook(&self) -> Option<Codebook> {
+        codebook_of(&self.quant_type)
+    }
+
+    /// The type that `dtype` names, if weights come in it.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        kind_of(&self.dtype)
+    }
+
     /// Reads the state from its tensor of bytes.
     ///
     /// # Errors
@@ -73,10 +83,10 @@ impl QuantizedTensor {
             found: format!("{found:?}"),
             expected: expected.to_owned(),
         };
-        let codebook = codebook_of(&state.quant_type)
-            .ok_or_else(|| field("quant_type", &state.quant_type, "nf4 or fp4"))?;
-        let kind = kind_of(&state.dtype)
-            .ok_or_else(|| field("dtype", &state.dtype, "float32, float16 or bfloat16"))?;
+        let codebook =
+            state.codebook().ok_or_else(|| field("quant_type", &state.quant_type, "nf4 or fp4"))?;
+        let kind =
+            state.kind().ok_or_else(|| field("dtype", &state.dtype, "float32, float16 or bfloat16"))?;
         if state.shape != encoded.shape {
             return Err(field("shape", &state.shape, &format!("{:?}", encoded.shape)));
         }

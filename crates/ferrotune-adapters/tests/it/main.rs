@@ -4,6 +4,7 @@
 // tests print are read by developers.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod bitsandbytes;
 mod dora;
 mod errors;
 mod experts;

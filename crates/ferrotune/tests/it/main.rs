@@ -6,6 +6,7 @@
 mod demo;
 mod golden;
 mod inference;
+mod quantized;
 mod report;
 mod tinystories;
 mod training;
