@@ -20,6 +20,8 @@ use serde::Serialize;
 struct Flags {
     #[command(flatten)]
     common: cli::Common,
+    #[command(flatten)]
+    base: cli::BaseFlags,
     /// PEFT folder of an adapter to put on the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
 }
 
 fn generate(flags: Flags) -> cli::Result<Generated> {
-    let (folder, model) = flags.common.load(flags.adapter.as_deref())?;
+    let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref())?;
     let tokenizer = cli::tokenizer(&folder)?;
     let prompt = prompt(&flags, &tokenizer)?;
     if prompt.len() as i64 >= model.max_positions() {

@@ -25,6 +25,8 @@ use serde_json::Value;
 struct Flags {
     #[command(flatten)]
     common: cli::Common,
+    #[command(flatten)]
+    base: cli::BaseFlags,
     /// PEFT folder of an adapter to put on the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -79,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 fn score(flags: Flags) -> cli::Result<Scores> {
-    let (folder, model) = flags.common.load(flags.adapter.as_deref())?;
+    let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref())?;
     let requests = match (&flags.texts, &flags.ids) {
         (Some(texts), _) => read_texts(texts, &cli::tokenizer(&folder)?)?,
         (None, Some(ids)) => read_ids(ids)?,

@@ -6,15 +6,15 @@ use std::{
 };
 
 use clap::{
-    Args,
+    ArgAction, Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use ferrotune::{
-    Adapted, AutoCausalLm, Compute, Error, LoadOptions, Start, adapt,
-    adapters::AdapterWeights,
+    Adapted, AutoCausalLm, BaseConfig, Compute, Error, LoadOptions, Quantize, Start, adapt,
+    adapters::{AdapterWeights, Census},
     core::Tokenize as _,
     data::Tokenizer,
-    nn::{CausalLm, Dense, Frozen},
+    nn::{CausalLm, Frozen},
     tch::{Device, Kind},
 };
 
@@ -60,20 +60,56 @@ pub(crate) struct Common {
 
 impl Common {
     /// Loads the model to use it as it is, with an adapter where one is named.
-    pub(crate) fn load(&self, adapter: Option<&Path>) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
+    pub(crate) fn load(
+        &self,
+        base: &BaseFlags,
+        adapter: Option<&Path>,
+    ) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
         let (device, kind) = self.compute.resolve()?;
         let folder = AutoCausalLm::open(&self.model)?;
         let options = LoadOptions::new(device, kind);
+        let (storage, census) = base.config().storage(&folder)?;
         let model = match adapter {
-            None => folder.load(&options, &mut Frozen::new(Dense))?,
+            None => folder.load(&options, &mut Frozen::new(storage))?,
             Some(adapter) => {
                 let weights = AdapterWeights::open(adapter)?;
-                let Adapted { model, .. } = adapt(&folder, Start::From(&weights), Dense, &options)?;
+                let Adapted { model, .. } = adapt(&folder, Start::From(&weights), storage, &options)?;
                 model
             }
         };
+        say_census(&census);
         Ok((folder, model))
     }
+}
+
+/// How the base's matrices are kept.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Base")]
+pub(crate) struct BaseFlags {
+    /// Keeps the base's matrices in 4 bits, or all of it dense; as the folder has them where absent
+    #[arg(long, value_name = "FORMAT", value_parser = words(&FORMATS))]
+    pub(crate) quantize: Option<Quantize>,
+    /// Weights that share a scale in 4 bits
+    #[arg(long, default_value_t = BaseConfig::default().block_size)]
+    pub(crate) block_size: usize,
+    /// Whether the scales are quantized too
+    #[arg(long, value_name = "BOOL", default_value_t = BaseConfig::default().double_quant, action = ArgAction::Set)]
+    pub(crate) double_quant: bool,
+}
+
+const FORMATS: [(&str, Quantize); 3] =
+    [("none", Quantize::None), ("nf4", Quantize::Nf4), ("fp4", Quantize::Fp4)];
+
+impl BaseFlags {
+    pub(crate) fn config(&self) -> BaseConfig {
+        let Self { quantize, block_size, double_quant } = *self;
+        BaseConfig { quantize, block_size, double_quant }
+    }
+}
+
+/// Says what is in 4 bits and what is not.
+pub(crate) fn say_census(census: &Census) {
+    census.tallies().iter().for_each(|tally| super::say(&tally.to_string()));
 }
 
 /// The tokenizer of a model folder, which must not have more ids than the model.

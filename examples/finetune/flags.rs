@@ -22,6 +22,8 @@ use crate::cli;
 pub(crate) struct Flags {
     #[command(flatten)]
     pub(crate) common: cli::Common,
+    #[command(flatten)]
+    pub(crate) base: cli::BaseFlags,
     /// PEFT folder of an adapter to train further, with its own settings, instead of a new one
     #[arg(long, value_name = "DIR", conflicts_with_all = ADAPTER_FLAGS)]
     pub(crate) adapter: Option<PathBuf>,

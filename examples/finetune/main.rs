@@ -18,7 +18,6 @@ use ferrotune::{
     core::{Sample, digest},
     data::{Prepared, Tokenizer},
     evaluation_plan, kind_name,
-    nn::Dense,
     tch::{Device, Kind},
     torch::generator,
     trainer::{
@@ -81,7 +80,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     data.iter().for_each(|counts| cli::say(&counts.to_string()));
     cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
 
-    prose::say_model(&base, device, kind);
+    prose::say_model(&base, &flags.base.config(), device, kind)?;
     let mut identity = identity(&flags, &lora, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.
@@ -91,7 +90,9 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         ..LoadOptions::new(device, kind)
     };
     let start = further.as_ref().map_or(Start::New(&lora), Start::From);
-    let Adapted { model, adapter } = adapt(&base, start, Dense, &options)?;
+    let (storage, census) = flags.base.config().storage(&base)?;
+    let Adapted { model, adapter } = adapt(&base, start, storage, &options)?;
+    cli::say_census(&census);
     cli::say(&format!("the adapter changes {} modules", adapter.sites().len()));
 
     let plan = training_plan(lengths(&parts.train), training.batch_size, training.seed);
@@ -157,6 +158,7 @@ fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalL
 fn identity(flags: &Flags, lora: &LoraConfig, kind: Kind) -> cli::Result<BTreeMap<String, String>> {
     let mut identity = BTreeMap::from([
         ("--dtype".to_owned(), kind_name(kind).to_owned()),
+        ("--quantize".to_owned(), flags.base.config().describe()),
         ("--router-aux-loss".to_owned(), format!("{:?}", flags.training.router_aux_loss)),
     ]);
     match &flags.adapter {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use ferrotune::{
-    AutoCausalLm, Instructions,
+    AutoCausalLm, BaseConfig, Instructions,
     data::{Counts, Format, Prepared},
     device_name, kind_name,
     tch::{Device, Kind},
@@ -88,13 +88,20 @@ pub(crate) fn tokenization_bar(records: usize) -> cli::Result<ProgressBar> {
     Ok(ProgressBar::new(records as u64).with_style(style))
 }
 
-pub(crate) fn say_model(model: &AutoCausalLm, device: Device, kind: Kind) {
+pub(crate) fn say_model(
+    model: &AutoCausalLm,
+    base: &BaseConfig,
+    device: Device,
+    kind: Kind,
+) -> cli::Result<()> {
     let (parameters, active) = model.parameters();
     let experts = if active < parameters { format!(" ({active} active for a token)") } else { String::new() };
-    let bytes = HumanBytes(parameters * kind.elt_size_in_bytes() as u64);
+    let bytes = HumanBytes(base.bytes(model, kind.elt_size_in_bytes())?);
     cli::say(&format!(
-        "loading {parameters} weights{experts}: {bytes} in {} on {}; activations come on top",
+        "loading {parameters} weights{experts}, {}: {bytes}, computing in {} on {}; activations come on top",
+        base.describe(),
         kind_name(kind),
         device_name(device)
     ));
+    Ok(())
 }

@@ -407,7 +407,12 @@ fn bad_settings_are_refused_as_documented() {
     );
     check("upcycling a mixture", |_| {}, "upcycle --model mixtral --experts 2 --output out --device cpu");
     check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
-    check("an unknown flag", |_| {}, &finetune("--quantize nf4"));
+    check("an unknown flag", |_| {}, &finetune("--lora-rank 8"));
+    check(
+        "a block size that the 4-bit format does not have",
+        |_| {},
+        &finetune("--quantize nf4 --block-size 48"),
+    );
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
     check(
         "an unknown key in the file of flags",

@@ -8,7 +8,7 @@ use ferrotune_nn::{Dense, Frozen};
 use ferrotune_trainer::{Finished, LogRow, TrainingConfig};
 
 use crate::{
-    AutoCausalLm, Compute, DataConfig, Error, LoadOptions, MeasureConfig, Result, ScoredModel,
+    AutoCausalLm, BaseConfig, Compute, DataConfig, Error, LoadOptions, MeasureConfig, Result, ScoredModel,
     demo::{self, Family, World, recipe},
     grow,
     study::{AdapterConfig, Interaction, ModelConfig, RouterAuxLoss, Study},
@@ -74,6 +74,7 @@ pub fn builtin(
         });
     }
     let recipe::Adapter { rank, alpha, dropout, target_modules } = recipe::ADAPTER;
+    let base = BaseConfig::default();
     Ok(Study {
         title: "LLaMA and Mixtral before and after instruction tuning".to_owned(),
         description: "The built-in study: two small models that know made-up facts from plain statements are taught to \
@@ -81,6 +82,9 @@ pub fn builtin(
             .to_owned(),
         seeds: recipe::SEEDS.to_vec(),
         compute: compute.clone(),
+        quantize: None,
+        block_size: base.block_size,
+        double_quant: base.double_quant,
         data: DataConfig {
             train: vec![files.train],
             validation: vec![files.validation],

@@ -18,6 +18,7 @@ pub use tch;
 
 mod adapted;
 mod auto;
+mod base;
 mod builtin;
 mod compute;
 mod error;
@@ -34,6 +35,7 @@ pub mod study;
 
 pub use adapted::{Adapted, Start, adapt, copy_companions, merge};
 pub use auto::{Architecture, AutoCausalLm, LoadOptions};
+pub use base::{BaseConfig, Quantize};
 pub use builtin::builtin;
 pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};

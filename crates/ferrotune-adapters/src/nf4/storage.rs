@@ -23,18 +23,41 @@ use crate::{Error, Result};
 /// Weights are quantized as the checkpoint stores them, whatever type the model computes in, so that what is trained
 /// over and what is merged onto depend on the checkpoint alone. One tensor is read, quantized and dropped before the next.
 /// Where the checkpoint is quantized already, its bytes are taken as they are, and its settings win over these.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Nf4 {
-    settings: Quantization,
+    /// Nothing if weights that are not in four bits already stay dense.
+    settings: Option<Quantization>,
     workspace: Workspace,
     census: Census,
 }
 
+impl Default for Nf4 {
+    /// With the default settings of [`Quantization`].
+    fn default() -> Self {
+        Self::new(Quantization::default())
+    }
+}
+
 impl Nf4 {
-    /// A storage with these settings; [`Default`] has those of [`Quantization`].
+    /// A storage with these settings.
     #[must_use]
     pub fn new(settings: Quantization) -> Self {
-        Self { settings, ..Self::default() }
+        Self { settings: Some(settings), ..Self::as_stored() }
+    }
+
+    /// A storage that takes over what a checkpoint holds in four bits and keeps everything else dense.
+    #[must_use]
+    pub fn as_stored() -> Self {
+        Self { settings: None, workspace: Workspace::default(), census: Census::default() }
+    }
+
+    /// Whether weights of this role are quantized.
+    #[must_use]
+    pub fn quantizes(role: Role) -> bool {
+        match role {
+            Role::Attention | Role::Mlp | Role::Expert => true,
+            Role::Router | Role::Head | Role::Embedding | Role::Norm => false,
+        }
     }
 
     /// Counts of what is quantized, to be read after the model was built.
@@ -43,17 +66,18 @@ impl Nf4 {
         self.census.clone()
     }
 
-    /// The tensor `{at}.weight` in four bits, on the model's device.
-    fn quantized(&self, role: Role, shape: [i64; 2], at: &Weights<'_>) -> Result<QuantizedTensor> {
-        let tensor = match at.encoded(WEIGHT, &shape)? {
-            Some(encoded) => QuantizedTensor::from_encoded(&encoded),
-            None => {
+    /// The tensor `{at}.weight` in four bits, on the model's device; nothing if it is to stay dense.
+    fn quantized(&self, role: Role, shape: [i64; 2], at: &Weights<'_>) -> Result<Option<QuantizedTensor>> {
+        let tensor = match (at.encoded(WEIGHT, &shape)?, &self.settings) {
+            (Some(encoded), _) => QuantizedTensor::from_encoded(&encoded),
+            (None, Some(settings)) => {
                 let dense = at.stored(WEIGHT, &shape)?;
                 // Where there are kernels the device quantizes; otherwise only the bytes go there.
                 let quantizes = kernels::of_device(at.device()).is_some();
                 let dense = if quantizes { dense.f_to_device(at.device())? } else { dense };
-                QuantizedTensor::quantize(&dense, &self.settings)
+                QuantizedTensor::quantize(&dense, settings)
             }
+            (None, None) => return Ok(None),
         };
         // The dense matrix is gone; its memory must be too before the next one comes.
         memory::trim_host();
@@ -76,7 +100,22 @@ impl Nf4 {
         self.workspace.reserve(tensor.numel());
         self.census.count(role, true, tensor.numel() as u64, tensor.bytes());
         tracing::debug!(name = name(), bytes = tensor.bytes(), "quantized");
-        Ok(tensor)
+        Ok(Some(tensor))
+    }
+
+    fn build_matrix(&self, site: &Site, at: &Weights<'_>) -> Result<Arc<dyn Matrix>> {
+        if !Self::quantizes(site.role) {
+            return self.dense(site, at);
+        }
+        let Some(tensor) = self.quantized(site.role, site.dims.shape(), at)? else {
+            return self.dense(site, at);
+        };
+        Ok(Arc::new(QuantizedMatrix {
+            tensor,
+            kind: at.kind(),
+            workspace: self.workspace.clone(),
+            path: at.path().to_owned(),
+        }))
     }
 
     fn dense(&self, site: &Site, at: &Weights<'_>) -> Result<Arc<dyn Matrix>> {
@@ -88,25 +127,32 @@ impl Nf4 {
             });
         }
         let matrix = Dense.matrix(site, at)?;
-        let weights = site.dims.shape().iter().product::<i64>() as u64;
-        self.census.count(site.role, false, weights, weights * at.kind().elt_size_in_bytes() as u64);
+        self.count_dense(site.role, site.dims.shape(), at);
         Ok(matrix)
     }
 
-    fn group(&self, site: &GroupedSite, at: &Weights<'_>) -> Result<QuantizedGroup> {
+    fn count_dense(&self, role: Role, shape: [i64; 2], at: &Weights<'_>) {
+        let weights = shape.iter().product::<i64>() as u64;
+        self.census.count(role, false, weights, weights * at.kind().elt_size_in_bytes() as u64);
+    }
+
+    fn build_group(&self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>> {
         let mut experts = Vec::new();
         for expert in 0..site.experts {
             let part = |part: &ferrotune_nn::Part| {
                 let shape = [part.out_features, site.in_features];
                 self.quantized(Role::Expert, shape, &at.at(expert).at(part.name))
             };
-            experts.push(site.parts.iter().map(part).collect::<Result<Vec<_>>>()?);
+            match site.parts.iter().map(part).collect::<Result<Option<Vec<_>>>>()? {
+                Some(parts) => experts.push(parts),
+                None => return self.dense_group(site, at),
+            }
         }
         let kernels = ExpertKernels::new(&experts)?;
         // An expert's parts are decoded together; with kernels, all experts are.
         let together = if kernels.is_some() { site.experts } else { 1 };
         self.workspace.reserve((together * site.out_features() * site.in_features) as usize);
-        Ok(QuantizedGroup {
+        Ok(Arc::new(QuantizedGroup {
             experts,
             kernels,
             in_features: site.in_features,
@@ -114,7 +160,15 @@ impl Nf4 {
             kind: at.kind(),
             workspace: self.workspace.clone(),
             path: at.path().to_owned(),
-        })
+        }))
+    }
+
+    fn dense_group(&self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>> {
+        let group = Dense.grouped_matrix(site, at)?;
+        for part in site.parts.iter().cycle().take(site.parts.len() * site.experts as usize) {
+            self.count_dense(Role::Expert, [part.out_features, site.in_features], at);
+        }
+        Ok(group)
     }
 }
 
@@ -122,16 +176,7 @@ const WEIGHT: &str = "weight";
 
 impl Storage for Nf4 {
     fn matrix(&mut self, site: &Site, at: &Weights<'_>) -> ModelResult<Arc<dyn Matrix>> {
-        let matrix = || match site.role {
-            Role::Attention | Role::Mlp | Role::Expert => Ok(Arc::new(QuantizedMatrix {
-                tensor: self.quantized(site.role, site.dims.shape(), at)?,
-                kind: at.kind(),
-                workspace: self.workspace.clone(),
-                path: at.path().to_owned(),
-            }) as Arc<dyn Matrix>),
-            Role::Router | Role::Head | Role::Embedding | Role::Norm => self.dense(site, at),
-        };
-        matrix().map_err(|error| error.at(at.path()))
+        self.build_matrix(site, at).map_err(|error| error.at(at.path()))
     }
 
     fn grouped_matrix(
@@ -139,17 +184,12 @@ impl Storage for Nf4 {
         site: &GroupedSite,
         at: &Weights<'_>,
     ) -> ModelResult<Arc<dyn GroupedMatrix>> {
-        let group = self.group(site, at).map_err(|error| error.at(at.path()))?;
-        Ok(Arc::new(group))
+        self.build_group(site, at).map_err(|error| error.at(at.path()))
     }
 
     fn rounded(&self, role: Role, weight: &Tensor) -> ModelResult<Option<Tensor>> {
-        match role {
-            Role::Attention | Role::Mlp | Role::Expert => {
-                let decoded = || QuantizedTensor::quantize(weight, &self.settings)?.dequantize(Kind::Float);
-                decoded().map(Some).map_err(|error| error.at("a weight"))
-            }
-            Role::Router | Role::Head | Role::Embedding | Role::Norm => Ok(None),
-        }
+        let Some(settings) = self.settings.filter(|_| Self::quantizes(role)) else { return Ok(None) };
+        let decoded = || QuantizedTensor::quantize(weight, &settings)?.dequantize(Kind::Float);
+        decoded().map(Some).map_err(|error| error.at("a weight"))
     }
 }

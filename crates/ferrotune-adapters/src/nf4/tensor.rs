@@ -32,6 +32,20 @@ impl Default for Quantization {
     }
 }
 
+impl Quantization {
+    /// The bytes that a tensor of this many weights takes, scales included.
+    #[must_use]
+    pub fn bytes(&self, weights: u64) -> u64 {
+        let blocks = self.block_size.blocks(weights as usize) as u64;
+        let scales = if self.double_quantization {
+            blocks + (blocks.div_ceil(NESTED_BLOCK_SIZE as u64) + 1) * size_of::<f32>() as u64
+        } else {
+            blocks * size_of::<f32>() as u64
+        };
+        packed_len(weights as usize) as u64 + scales
+    }
+}
+
 /// The scales of a [`QuantizedTensor`], one for each block.
 #[derive(Clone, Debug)]
 pub enum BlockScales {
@@ -183,13 +197,7 @@ impl QuantizedTensor {
     /// The bytes of codes and scales.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let scales = match &self.scales {
-            BlockScales::Plain(absmax) => absmax.numel() * size_of::<f32>(),
-            BlockScales::Nested { codes, absmax, .. } => {
-                codes.numel() + (absmax.numel() + 1) * size_of::<f32>()
-            }
-        };
-        (self.codes.numel() + scales) as u64
+        self.quantization().bytes(self.numel() as u64)
     }
 
     /// The same tensor with its bytes on `device`.

@@ -364,6 +364,28 @@ fn the_settings_of_a_file_win_and_its_bytes_are_taken_as_they_are() {
 }
 
 #[test]
+fn as_stored_keeps_what_is_in_4_bits_there_and_everything_else_dense() {
+    let _alone = alone();
+    let weight = normal(&[8, 64], 34);
+    let source = Shared::new([("m.weight".into(), weight.shallow_clone())]);
+    source.0.lock().unwrap().encoded.insert("n.weight".into(), quantized(&weight));
+    let root = Weights::new(&source, Device::Cpu, Kind::Float);
+    let mut storage = Nf4::as_stored();
+    let site = attention(Dims::new(8, 64));
+    assert_eq!(storage.matrix(&site, &root.at("m")).unwrap().rows(0..8).unwrap(), weight);
+    let packed = storage.matrix(&site, &root.at("n")).unwrap().rows(0..8).unwrap();
+    assert_eq!(packed, quantized(&weight).dequantize(Kind::Float).unwrap());
+    let dense = experts();
+    let at = Weights::new(&dense, Device::Cpu, Kind::Float).at("moe.experts");
+    storage.grouped_matrix(&self::site(), &at).unwrap();
+    let counted: Vec<_> =
+        storage.census().tallies().iter().map(|t| (t.role, t.quantized, t.matrices, t.weights)).collect();
+    let expected =
+        [(Role::Attention, false, 1, 512), (Role::Attention, true, 1, 512), (Role::Expert, false, 8, 1024)];
+    assert_eq!(counted, expected);
+}
+
+#[test]
 fn weights_are_quantized_as_they_are_stored_whatever_the_model_computes_in() {
     let _alone = alone();
     let weight = normal(&[16, 64], 32);

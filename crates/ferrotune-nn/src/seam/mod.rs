@@ -238,6 +238,10 @@ impl Storage for Box<dyn Storage> {
     fn grouped_matrix(&mut self, site: &GroupedSite, at: &Weights<'_>) -> Result<Arc<dyn GroupedMatrix>> {
         (**self).grouped_matrix(site, at)
     }
+
+    fn rounded(&self, role: Role, weight: &Tensor) -> Result<Option<Tensor>> {
+        (**self).rounded(role, weight)
+    }
 }
 
 /// What a model applies: a matrix with whatever was put on it.

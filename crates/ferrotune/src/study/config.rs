@@ -7,7 +7,7 @@ use ferrotune_mixtral::AuxiliaryLoss;
 use ferrotune_trainer::TrainingConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Compute, DataConfig, Error, MeasureConfig, Result};
+use crate::{BaseConfig, Compute, DataConfig, Error, MeasureConfig, Quantize, Result};
 
 /// What is compared, on what, and how.
 ///
@@ -41,6 +41,16 @@ pub struct Study {
     /// Where and in what type to compute.
     #[serde(default)]
     pub compute: Compute,
+    /// How the models' bases are kept, when they are measured and when they are fine-tuned: `nf4` is QLoRA. As the
+    /// checkpoints have them where absent.
+    #[serde(default)]
+    pub quantize: Option<Quantize>,
+    /// Weights that share a scale in 4 bits.
+    #[serde(default = "default_block_size")]
+    pub block_size: usize,
+    /// Whether the scales are quantized too.
+    #[serde(default = "default_double_quant")]
+    pub double_quant: bool,
     /// The instruction data.
     #[serde(default)]
     pub data: DataConfig,
@@ -85,6 +95,14 @@ impl From<RouterAuxLoss> for AuxiliaryLoss {
 
 fn default_seeds() -> Vec<u64> {
     vec![42]
+}
+
+fn default_block_size() -> usize {
+    BaseConfig::default().block_size
+}
+
+fn default_double_quant() -> bool {
+    BaseConfig::default().double_quant
 }
 
 /// A model of a study.
@@ -216,7 +234,14 @@ impl Study {
         }
         self.training.validate()?;
         self.adapter.lora().check("the study")?;
+        self.base().quantization()?;
         Ok(())
+    }
+
+    /// How the models' bases are kept.
+    #[must_use]
+    pub fn base(&self) -> BaseConfig {
+        BaseConfig { quantize: self.quantize, block_size: self.block_size, double_quant: self.double_quant }
     }
 }
 
@@ -243,7 +268,9 @@ pub(super) fn slug(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Study;
+    use ferrotune_adapters::Quantization;
+
+    use super::{BaseConfig, Study};
 
     fn refused(seeds: &str, names: [&str; 2]) -> Option<String> {
         let [first, second] = names;
@@ -253,6 +280,23 @@ mod tests {
         );
         let study: Study = toml::from_str(&text).unwrap();
         study.validate().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_study_names_how_its_bases_are_kept() {
+        let study = |settings: &str| -> Study {
+            toml::from_str(&format!("title = \"t\"\n{settings}\n[[models]]\nname = \"A\"\npath = \"a\"\n"))
+                .unwrap()
+        };
+        assert_eq!(study("").base(), BaseConfig::default());
+        let qlora = study("quantize = \"nf4\"");
+        assert_eq!(qlora.base().quantization().unwrap(), Some(Quantization::default()));
+        assert_eq!(qlora.base().describe(), "NF4 in blocks of 64, double quantization");
+        let other = study("quantize = \"fp4\"\nblock_size = 128\ndouble_quant = false");
+        assert_eq!(other.base().describe(), "FP4 in blocks of 128");
+        assert_eq!(study("quantize = \"none\"").base().quantization().unwrap(), None);
+        let message = study("quantize = \"nf4\"\nblock_size = 48").validate().unwrap_err().to_string();
+        assert!(message.starts_with("setting `block_size` is 48, expected 32, 64"), "{message}");
     }
 
     #[test]

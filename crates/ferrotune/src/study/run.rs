@@ -9,7 +9,7 @@ use ferrotune_adapters::LoraAdapter;
 use ferrotune_core::{Sample, Tokenize as _, digest};
 use ferrotune_data::{Prepared as Encoding, Record as DataRecord, Split, Tokenizer, template};
 use ferrotune_eval::{Dataset as ScoredSet, Measurement, Model as ScoredModelInfo, Run};
-use ferrotune_nn::{CausalLm, Dense, Frozen};
+use ferrotune_nn::{CausalLm, Frozen};
 use ferrotune_trainer::{
     Dataset, Existing, Finished, Listener, LogRow, Resume, Trainer, TrainingConfig,
     listeners::{JsonLog, TensorBoard},
@@ -127,6 +127,7 @@ impl Study {
                     self.adapter.rank, self.adapter.alpha, self.adapter.dropout
                 ),
             ),
+            ("Base weights", self.base().describe()),
             ("Router balancing loss", format!("{:?}", self.router_aux_loss).to_lowercase()),
             ("Target modules", self.adapter.target_modules.join(", ")),
             ("Length", length),
@@ -273,7 +274,11 @@ impl Bench<'_> {
             std::fs::remove_dir_all(&former).map_err(|source| Error::Io { path: former, source })?;
         }
         interaction.say(&format!("{}: measuring the base on {count} held-out records", model.name));
-        let base = folder.load(&LoadOptions::new(self.device, self.kind), &mut Frozen::new(Dense))?;
+        let (storage, census) = self.study.base().storage(folder)?;
+        let base = folder.load(&LoadOptions::new(self.device, self.kind), &mut Frozen::new(storage))?;
+        for tally in census.tallies() {
+            interaction.say(&format!("{}: {tally}", model.name));
+        }
         let base_loss = self.validation_loss(base.as_ref(), &parts)?;
         let run = self.scored_run(&held_out, None, 0);
         let before = measure.measure(base.as_ref(), tokenizer, &held_out.records, &held_out.samples, &run)?;
@@ -345,7 +350,8 @@ impl Bench<'_> {
         config.base_model_name_or_path = Some(model.path.display().to_string());
         let auxiliary_loss = self.study.router_aux_loss.into();
         let options = LoadOptions { auxiliary_loss, ..LoadOptions::new(self.device, self.kind) };
-        let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), Dense, &options)?;
+        let (storage, _) = self.study.base().storage(folder)?;
+        let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), storage, &options)?;
         let finished = self.train(seed, lm.as_ref(), &adapter, parts, &run_folder, interaction)?;
         let adapter_folder = run_folder.join("adapter");
         adapter.save(&adapter_folder)?;
@@ -390,6 +396,7 @@ impl Bench<'_> {
             .with_output(run_folder)
             .with_export(&export)
             .with_identity("base", &self.contestant.base_sha256)
+            .with_identity("base weights", &self.study.base().describe())
             .with_identity("config", &digest::of_bytes(self.contestant.folder.config_text().as_bytes()))
             .with_listener(&mut log)
             .with_listener(&mut board);
@@ -415,7 +422,7 @@ impl Bench<'_> {
     }
 
     fn scored_run(&self, held_out: &HeldOut<'_>, adapter_sha: Option<String>, seed: u64) -> Run {
-        let Opened { model, tokenizer, base_sha256, .. } = self.contestant;
+        let Opened { model, folder, tokenizer, base_sha256, .. } = self.contestant;
         let state = if adapter_sha.is_some() { format!("seed-{seed}") } else { "base".to_owned() };
         let reports = &self.instructions.reports;
         let names: Vec<_> = reports.iter().map(|report| file_name(&report.path)).collect();
@@ -425,7 +432,7 @@ impl Bench<'_> {
             model: Some(ScoredModelInfo {
                 base_sha: base_sha256.clone(),
                 adapter_sha,
-                dtype: crate::compute::kind_name(self.kind).to_owned(),
+                dtype: self.study.base().describe_model(folder, self.kind),
             }),
             tokenizer_sha: Some(tokenizer.fingerprint().to_owned()),
             dataset: ScoredSet {
