@@ -142,3 +142,8 @@ def write_all():
     variant("mixtral", "transformers-4", version_4_spelling(MIXTRAL_THETA))
     variant("mixtral", "window", lambda config: config.update(sliding_window=8))
     variant("mixtral", "default-theta", lambda config: config.pop("rope_parameters"))
+
+    # Rows of 64 weights, so that blocks of 64 hold weights of one expert and one row.
+    build("mixtral-wide", MixtralConfig(**SMALL | dict(hidden_size=64, intermediate_size=64, head_dim=16),
+                                        num_local_experts=4, num_experts_per_tok=2, sliding_window=None,
+                                        tie_word_embeddings=False, rope_parameters=plain(MIXTRAL_THETA)))

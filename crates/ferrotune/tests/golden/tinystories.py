@@ -65,8 +65,11 @@ def tensor_facts(tensor):
 def adapter_run(inputs, exact=False):
     model = get_peft_model(load(), LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type="CAUSAL_LM")).eval()
     formula(model)
-    if exact:
-        model.double()
+    return train(model.double() if exact else model, inputs)
+
+
+def train(model, inputs):
+    """Ten steps of AdamW; the first step's gradients and the last values as a few facts each."""
     trained = {key.replace(".default", ""): value for key, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     run = {"losses": [], "grad_norms": []}
@@ -81,6 +84,15 @@ def adapter_run(inputs, exact=False):
         optimizer.step()
     run["final"] = {key: tensor_facts(value.detach()) for key, value in trained.items()}
     return run
+
+
+def apart(run, exact):
+    """How far the run in f32 is from the one in f64."""
+    return {
+        "losses": max(abs(a - b) / b for a, b in zip(run["losses"], exact["losses"])),
+        "final_norms": max(abs(run["final"][key]["norm"] / exact["final"][key]["norm"] - 1) for key in run["final"]),
+        "final_values": max(abs(a - b) for key in run["final"] for a, b in zip(run["final"][key]["first"], exact["final"][key]["first"])),
+    }
 
 
 def greedy(model, tokenizer, prompt):
@@ -107,12 +119,8 @@ def write_all():
     rows, inputs = training_rows(tokenizer)
     run, exact = adapter_run(inputs), adapter_run(inputs, exact=True)
     assert run["losses"][0] - run["losses"][-1] >= 0.5, run["losses"]
-    apart = {
-        "losses": max(abs(a - b) / b for a, b in zip(run["losses"], exact["losses"])),
-        "final_norms": max(abs(run["final"][key]["norm"] / exact["final"][key]["norm"] - 1) for key in run["final"]),
-        "final_values": max(abs(a - b) for key in run["final"] for a, b in zip(run["final"][key]["first"], exact["final"][key]["first"])),
-    }
-    print(run["losses"], apart)
+    deviation = apart(run, exact)
+    print(run["losses"], deviation)
     write_json(HERE / "expected" / "tinystories.json", {
         "model_sha256": hashlib.sha256((folder() / "model.safetensors").read_bytes()).hexdigest(),
         "greedy": [greedy(model, tokenizer, prompt) for prompt in PROMPTS],
@@ -124,6 +132,6 @@ def write_all():
         },
         "lora": {
             "rank": RANK, "alpha": ALPHA, "learning_rate": RATE, "targets": TARGETS, "rows": rows,
-            "unsupervised_prefix": 3, "f64_deviation": apart, **run,
+            "unsupervised_prefix": 3, "f64_deviation": deviation, **run,
         },
     })

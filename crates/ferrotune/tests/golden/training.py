@@ -153,11 +153,11 @@ def has_idle_expert(run):
     return bool(run["no_gradient"]) or any((value == 0).all(-1).any() for value in flat)
 
 
-def search(name, case, make, rate, gradients_of, state_of):
+def search(name, case, make, rate, gradients_of, state_of, make_exact=None):
     """The first seeded batch on which the f32 run and the f64 run agree: what remains is a fair question."""
     for attempt in range(60):
         micro_batches = micro_batches_of(name, case, attempt)
-        model, exact_model = make(), in_f64(make())
+        model, exact_model = make(), in_f64((make_exact or make)())
         start = state_of(model)
         with torch.no_grad():
             out = model(**micro_batches[0])
@@ -171,7 +171,7 @@ def search(name, case, make, rate, gradients_of, state_of):
     raise AssertionError(f"no batch for {name}: last {run['losses']}, {apart}")
 
 
-def record(name, case, micro_batches, out, run, final, apart, keep=lambda key: True):
+def record(name, case, micro_batches, out, run, final, apart, keep=lambda key: True, home=HERE):
     tensors = {}
     for index, inputs in enumerate(micro_batches):
         tensors |= {f"{key}.{index}": value for key, value in inputs.items()}
@@ -179,7 +179,7 @@ def record(name, case, micro_batches, out, run, final, apart, keep=lambda key: T
     tensors |= {f"grad.{key}": value for key, value in run["gradients"].items() if keep(key)}
     if case.steps > 1:
         tensors |= {f"final.{key}": value for key, value in final.items() if keep(key)}
-    write_tensors(HERE / "training" / f"{name}.safetensors", tensors)
+    write_tensors(home / "training" / f"{name}.safetensors", tensors)
     facts = {
         "model": case.model, "adapter": None if case.config is None else f"adapters/{case.shares or name}",
         "steps": case.steps, "aux_in_loss": case.aux, "micro_batches": len(micro_batches),
@@ -194,9 +194,9 @@ def record(name, case, micro_batches, out, run, final, apart, keep=lambda key: T
     return facts
 
 
-def save_adapter(name, model):
+def save_adapter(name, model, home=HERE):
     """As PEFT writes it, without the empty model card, and with sets in alphabetical order so that runs agree."""
-    folder = HERE / "adapters" / name
+    folder = home / "adapters" / name
     shutil.rmtree(folder, ignore_errors=True)
     config = model.peft_config["default"]
     config.task_type = "CAUSAL_LM"  # the tree of linear experts is no class of transformers, its adapter is as any other

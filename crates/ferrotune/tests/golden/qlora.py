@@ -1,0 +1,141 @@
+"""QLoRA: logits, gradients of the first step and ten AdamW steps of PEFT adapters over bases in NF4: qlora/."""
+
+import copy
+import shutil
+import sys
+
+import bitsandbytes as bnb
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+import tinystories
+from adapters import ATTENTION, EXPERTS, Case
+from checkpoints import MODELS
+from deterministic import HERE, write_json
+from inference import load
+from quantized import NF4, exact
+from training import CLIP, LORA_RATE, adapter_state, perturb, record, save_adapter, search
+
+HOME = HERE / "qlora"
+
+CASES = {
+    "llama-all-linear": Case("llama-gqa", dict(r=3, lora_alpha=6, target_modules="all-linear")),
+    "llama-q-v": Case("llama-gqa", dict(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])),
+    "mixtral-experts": Case("mixtral-wide", dict(r=2, lora_alpha=4, target_modules=ATTENTION, target_parameters=EXPERTS)),
+}
+
+
+def decoded(weight):
+    """dequantize(quantize(W)) in blocks of 64 with double quantization."""
+    packed, state = bnb.functional.quantize_4bit(weight.detach().contiguous(), blocksize=64, compress_statistics=True,
+                                                 quant_type="nf4")
+    return bnb.functional.dequantize_4bit(packed, state).reshape(weight.shape)
+
+
+@torch.no_grad()
+def decode_experts(model):
+    """bitsandbytes has no stacked experts: each matrix is quantized by itself, as per-expert files hold it."""
+    for layer in model.model.layers:
+        experts = getattr(layer.mlp, "experts", None)
+        if experts is None:
+            continue
+        for stacked, parts in ((experts.gate_up_proj, 2), (experts.down_proj, 1)):
+            for expert in stacked:
+                for matrix in expert.chunk(parts):
+                    matrix.copy_(decoded(matrix))
+    return model
+
+
+def packed_model(folder):
+    """As a user of QLoRA has it: projections in 4 bits by transformers and bitsandbytes."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=torch.float32))
+    return decode_experts(exact(model))
+
+
+@torch.no_grad()
+def decoded_model(folder):
+    """The same weights in dense matrices, which also exist in f64."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            module.weight.copy_(decoded(module.weight))
+    return decode_experts(model)
+
+
+def check_bases(folder):
+    """Both forms of a base are one."""
+    dense = dict(decoded_model(folder).named_parameters())
+    four_bit = 0
+    for name, parameter in packed_model(folder).named_parameters():
+        if isinstance(parameter, bnb.nn.Params4bit):
+            parameter = bnb.functional.dequantize_4bit(parameter.data, parameter.quant_state)
+            four_bit += 1
+        assert torch.equal(parameter, dense[name]), name
+    return four_bit
+
+
+def wrap(name, case, base):
+    model = get_peft_model(base(MODELS / case.model),
+                           LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **copy.deepcopy(case.config)))
+    perturb(name, model)
+    model.peft_config["default"].base_model_name_or_path = case.model
+    return model.eval()
+
+
+def gradients(model):
+    """Gradients under the keys that PEFT writes; every adapter tensor has one."""
+    state = dict(model.state_dict())
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    state |= {key: parameter.grad.detach().clone() for key, parameter in trained.items()}
+    return get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False), []
+
+
+def tinystories_run(base, exact_run):
+    model = get_peft_model(base(tinystories.folder()), LoraConfig(
+        r=tinystories.RANK, lora_alpha=tinystories.ALPHA, target_modules=tinystories.TARGETS, task_type="CAUSAL_LM")).eval()
+    tinystories.formula(model)
+    if exact_run:
+        model.double()
+    return model
+
+
+def write_tinystories():
+    if not tinystories.folder().is_dir():
+        print("skipped: no folder data/tinystories-656k under FERROTUNE_SHARED; qlora/tinystories.json stays", file=sys.stderr)
+        return
+    tokenizer = tinystories.Tokenizer.from_file(str(tinystories.folder() / "tokenizer.json"))
+    rows, inputs = tinystories.training_rows(tokenizer)
+    four_bit = check_bases(tinystories.folder())
+    run = tinystories.train(tinystories_run(packed_model, False), inputs)
+    apart = tinystories.apart(run, tinystories.train(tinystories_run(decoded_model, True), inputs))
+    assert run["losses"][0] - run["losses"][-1] >= 0.5, run["losses"]
+    print("tinystories", run["losses"], apart)
+    write_json(HOME / "tinystories.json", {
+        "rank": tinystories.RANK, "alpha": tinystories.ALPHA, "learning_rate": tinystories.RATE,
+        "targets": tinystories.TARGETS, "rows": rows, "unsupervised_prefix": 3, "matrices_in_4_bits": four_bit,
+        "f64_deviation": apart, **run})
+
+
+def write_all():
+    shutil.rmtree(HOME / "training", ignore_errors=True)
+    shutil.rmtree(HOME / "adapters", ignore_errors=True)
+    facts = {}
+    for name, case in CASES.items():
+        four_bit = check_bases(MODELS / case.model)
+        micro_batches, _, out, run, final, apart = search(
+            f"qlora-{name}", case, lambda: wrap(name, case, packed_model), LORA_RATE, gradients, adapter_state,
+            make_exact=lambda: wrap(name, case, decoded_model))
+        save_adapter(name, wrap(name, case, decoded_model), home=HOME)
+        facts[name] = record(name, case, micro_batches, out, run, final, apart, home=HOME) | {"matrices_in_4_bits": four_bit}
+        print(name, [round(x, 3) for x in run["losses"]], apart)
+    for model in ("llama-gqa",):
+        packed_model(MODELS / model).save_pretrained(HOME / f"{model}-nf4")
+        for extra in (HOME / f"{model}-nf4").glob("generation_config.json"):
+            extra.unlink()
+    write_json(HOME / "training.json", {
+        "cases": facts, "quantization": {"type": "nf4", "block_size": 64, "double_quantization": True},
+        "adamw": {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "learning_rate": LORA_RATE,
+                  "schedule": "constant", "max_grad_norm": CLIP}})
+    write_tinystories()
