@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, JudgeInfo, OnFailure, Pair, Result, Tally, judge::JudgeUsage};
+use crate::{
+    Error, JudgeInfo, OnFailure, Pair, Result, Tally,
+    judge::{Estimate, JudgeUsage},
+};
 
 /// Scores predictions against references; implementors provide [`outputs`](Self::outputs) and
 /// [`measure`](Self::measure).
@@ -18,6 +21,12 @@ pub trait Metric: fmt::Debug + Send + Sync {
 
     /// One measurement for each of [`outputs`](Self::outputs), each with one sample for each pair, in order.
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>>;
+
+    /// What [`measure`](Self::measure) would ask of a judge, found without asking; nothing for a metric that asks none.
+    fn estimate(&self, pairs: &[Pair]) -> Estimate {
+        let _ = pairs;
+        Estimate::default()
+    }
 }
 
 /// What one metric found: a score or a failure for every sample, and the value over those that were scored.
@@ -51,11 +60,11 @@ pub struct Judged {
 /// What a judge said about one sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Transcript {
-    /// Its reply, word for word; of several replies each with the question's name before it.
-    pub raw: String,
+    /// Its reply, word for word; of several replies each with the question's name before it. `None` without a reply.
+    pub raw: Option<String>,
     /// Milliseconds that the replies took when they were given, cached ones included.
     pub latency_ms: f64,
-    /// How often it was asked.
+    /// How often it was asked, requests that failed and replies from a cache included.
     pub attempts: u32,
 }
 

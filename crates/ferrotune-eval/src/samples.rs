@@ -110,7 +110,7 @@ pub fn sample_lines(pairs: &[Pair], measurements: &[Measurement]) -> Result<Vec<
                 input: pair.instruction.clone(),
                 reference: pair.references.clone(),
                 prediction: pair.prediction.clone(),
-                raw_judge: transcript.map(|t| t.raw.clone()),
+                raw_judge: transcript.and_then(|t| t.raw.clone()),
                 latency_ms: transcript.map(|t| t.latency_ms),
                 attempts: transcript.map(|t| t.attempts),
                 ..line_of(&measurement.metric, sample)

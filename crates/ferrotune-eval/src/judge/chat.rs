@@ -160,6 +160,7 @@ fn read_completion(body: &Value) -> Result<(JudgeReply, Option<u64>), String> {
         usage,
         finish,
         model: body["model"].as_str().unwrap_or_default().to_owned(),
+        created: body["created"].as_u64(),
         ..JudgeReply::default()
     };
     let cost =

@@ -1,12 +1,14 @@
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use ferrotune_core::{BoxError, Embedder, digest};
 use serde_json::{Value, json};
 
-use super::{ApiKey, Clock, EndpointOptions, JudgeError, ReplyCache, http::Endpoint};
+use super::{
+    ApiKey, Clock, EndpointOptions, JudgeError, JudgeUsage, Price, ReplyCache, http::Endpoint, limits::lock,
+};
 use crate::{Error, Result};
 
 /// Sentence vectors from an OpenAI-compatible `/embeddings`, with the judges' client and cache.
@@ -17,6 +19,8 @@ pub struct EmbeddingsEndpoint {
     cache: Arc<ReplyCache>,
     batch: usize,
     dimension: OnceLock<usize>,
+    price: Option<Price>,
+    usage: Mutex<JudgeUsage>,
 }
 
 impl EmbeddingsEndpoint {
@@ -34,7 +38,7 @@ impl EmbeddingsEndpoint {
             return Err(Error::Setting { option: "batch", found: "0".to_owned(), expected: "at least 1" });
         }
         let endpoint = Endpoint::new(options, "embeddings", key)?;
-        Ok(Self { endpoint, cache, batch, dimension: OnceLock::new() })
+        Ok(Self { endpoint, cache, batch, dimension: OnceLock::new(), price: None, usage: Mutex::default() })
     }
 
     /// The same encoder on another clock.
@@ -42,6 +46,20 @@ impl EmbeddingsEndpoint {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.endpoint.set_clock(clock);
         self
+    }
+
+    /// The same encoder, whose tokens cost money: the price of questions.
+    #[must_use]
+    pub fn with_price(mut self, price: Price) -> Self {
+        self.usage = Mutex::new(JudgeUsage::at(Some(&price)));
+        self.price = Some(price);
+        self
+    }
+
+    /// What it did cost: `calls` are requests of up to a batch of texts, `cached` texts whose vectors were known.
+    #[must_use]
+    pub fn usage(&self) -> JudgeUsage {
+        *lock(&self.usage)
     }
 
     fn key(&self, text: &str) -> String {
@@ -52,7 +70,28 @@ impl EmbeddingsEndpoint {
     fn request(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, JudgeError> {
         let body = json!({"model": self.endpoint.model(), "input": texts, "encoding_format": "float"});
         let tokens = texts.iter().map(|text| text.len().div_ceil(4) as u64).sum();
-        Ok(self.endpoint.post(&body, tokens, |reply| read_vectors(reply, texts.len()))?.value)
+        let outcome = self.endpoint.post(&body, tokens, |reply| read_vectors(reply, texts.len()));
+        let usage = &mut *lock(&self.usage);
+        usage.calls += 1;
+        match outcome {
+            Ok(answered) => {
+                let tokens = answered.tokens.unwrap_or(0);
+                usage.retries += u64::from(answered.retries);
+                usage.uncounted += u64::from(answered.tokens.is_none());
+                usage.prompt_tokens += tokens;
+                if let (Some(cost), Some(price)) = (&mut usage.cost, &self.price) {
+                    *cost += price.of(tokens, 0);
+                }
+                Ok(answered.value)
+            }
+            Err(error) => {
+                usage.unanswered += 1;
+                if let JudgeError::Unavailable { retries, .. } = &error {
+                    usage.retries += u64::from(*retries);
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -60,6 +99,7 @@ impl Embedder for EmbeddingsEndpoint {
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, BoxError> {
         let keys: Vec<String> = texts.iter().map(|text| self.key(text)).collect();
         let mut vectors: Vec<Option<Vec<f32>>> = keys.iter().map(|key| self.cache.get(key)).collect();
+        lock(&self.usage).cached += vectors.iter().flatten().count() as u64;
         let missing: Vec<usize> = (0..texts.len()).filter(|&i| vectors[i].is_none()).collect();
         for batch in missing.chunks(self.batch) {
             let asked: Vec<&str> = batch.iter().map(|&i| texts[i]).collect();

@@ -108,6 +108,8 @@ pub(super) struct Endpoint {
 #[derive(Debug)]
 pub(super) struct Answered<T> {
     pub(super) value: T,
+    /// What the server counted.
+    pub(super) tokens: Option<u64>,
     pub(super) retries: u32,
     pub(super) latency: Duration,
 }
@@ -191,9 +193,9 @@ impl Endpoint {
         loop {
             let unavailable = |detail| Err(JudgeError::Unavailable { detail, retries });
             let (detail, retry_after) = match self.attempt(&body, tokens, &read) {
-                Attempt::Done(value, _) => {
+                Attempt::Done(value, tokens) => {
                     let latency = self.clock.now().saturating_sub(start);
-                    return Ok(Answered { value, retries, latency });
+                    return Ok(Answered { value, tokens, retries, latency });
                 }
                 Attempt::Refused(detail) => {
                     let detail = self.refused.get_or_init(|| detail).clone();

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::{Duration, SystemTime},
 };
 
 use ferrotune_core::digest;
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore,
-    Transcript,
+    Transcript, judged::reply::quoted,
 };
 
 /// How a judge is asked, and what its failures mean.
@@ -135,6 +136,8 @@ struct Log {
     latency_ms: f64,
     usage: JudgeUsage,
     models: BTreeSet<String>,
+    /// Seconds since 1970.
+    created: BTreeSet<u64>,
 }
 
 struct Judgment {
@@ -221,7 +224,7 @@ impl Judging {
         let mut verdicts =
             Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()) };
         let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The first error in the order of the samples, which is the same whichever thread was faster in most cases.
+        // Samples are handed out in order, and each that was handed out is here: those that are missing come after an error.
         for (pair, judgment) in pairs.iter().zip(found.into_iter().flatten()) {
             let judgment = judgment?;
             verdicts.usage += judgment.log.usage;
@@ -343,6 +346,9 @@ impl Interview<'_> {
             let outcome = judging.judge.ask(&request);
             let price = judging.options.price.as_ref();
             log.usage.add_call(&outcome, price);
+            if let Err(JudgeError::Unavailable { retries, .. }) = &outcome {
+                log.asked += 1 + retries;
+            }
             lock(&judging.usage).add_call(&outcome, price);
             let reply = outcome.map_err(|error| match error {
                 JudgeError::Refused { detail } => {
@@ -361,10 +367,12 @@ impl Interview<'_> {
         if !reply.model.is_empty() {
             log.models.insert(reply.model.clone());
         }
+        log.created.extend(reply.created);
         Ok(reply)
     }
 
-    /// Asks until `read` understands a reply, at most once more than [`JudgingOptions::reasks`].
+    /// Asks until `read` understands a reply, at most once more than [`JudgingOptions::reasks`]. What `read` says of a reply
+    /// that it does not understand is told to the judge, so it must not quote it.
     ///
     /// A reply that was cut off or withheld is never read: what is left of it may look complete.
     pub(crate) fn ask_for<T>(
@@ -390,7 +398,7 @@ impl Interview<'_> {
             reply = self.ask(&question.continued(&reply.text, answer))?;
             found = read_whole(&reply);
         }
-        found.map_err(|problem| Stop::Failure(judge_reply(problem)))
+        found.map_err(|problem| judge_reply(format!("{problem}: {}", quoted(&reply.text))).into())
     }
 }
 
@@ -411,6 +419,7 @@ impl Verdicts {
         let mut samples = Vec::with_capacity(self.samples.len());
         let mut transcripts = Vec::with_capacity(self.samples.len());
         let mut models = BTreeSet::new();
+        let mut created = BTreeSet::new();
         let mut spreads = Vec::new();
         for (id, judgment) in self.samples {
             let (score, extracted) = match judgment.score {
@@ -419,6 +428,7 @@ impl Verdicts {
             };
             spreads.extend(judgment.spread);
             models.extend(judgment.log.models);
+            created.extend(judgment.log.created);
             samples.push(SampleScore { id, extracted, score });
             transcripts.push(Transcript {
                 raw: raw(judgment.log.replies),
@@ -441,6 +451,10 @@ impl Verdicts {
         params.insert("seed".to_owned(), json!(options.seed));
         params.insert("reasks".to_owned(), json!(options.reasks));
         params.insert("answered_as".to_owned(), json!(models));
+        if let (Some(&first), Some(&last)) = (created.first(), created.last()) {
+            params.insert("answered_from".to_owned(), json!(date(first)));
+            params.insert("answered_to".to_owned(), json!(date(last)));
+        }
         let info = JudgeInfo {
             name: identity.name,
             params,
@@ -451,10 +465,17 @@ impl Verdicts {
     }
 }
 
+/// Seconds since 1970 as a date; a server's clock can be anywhere, but not after the year 9999, where dates end.
+fn date(seconds: u64) -> String {
+    const LAST: u64 = 253_402_300_799;
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST)))
+}
+
 /// A single reply word for word; several with what each answers.
-fn raw(mut replies: Vec<(&'static str, String)>) -> String {
-    if replies.len() == 1 {
-        return replies.remove(0).1;
+fn raw(mut replies: Vec<(&'static str, String)>) -> Option<String> {
+    if replies.len() < 2 {
+        return replies.pop().map(|(_, text)| text);
     }
-    replies.iter().map(|(purpose, text)| format!("[{purpose}]\n{text}")).collect::<Vec<_>>().join("\n\n")
+    let parts: Vec<String> = replies.iter().map(|(purpose, text)| format!("[{purpose}]\n{text}")).collect();
+    Some(parts.join("\n\n"))
 }

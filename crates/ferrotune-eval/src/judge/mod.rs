@@ -171,6 +171,9 @@ pub struct JudgeReply {
     /// The model's name as the judge gave it; empty if it gave none.
     #[serde(default)]
     pub model: String,
+    /// When it was written, in seconds since 1970, if the judge said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
     /// How often the question had to be put again.
     #[serde(default)]
     pub retries: u32,

@@ -53,12 +53,6 @@ impl Gpt4Score {
         Ok(Self { judging, marks: pattern(r"\[\[([^\[\]]*)\]\]")? })
     }
 
-    /// What grading these pairs would cost; nothing is asked.
-    #[must_use]
-    pub fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        estimate(&self.judging, &PROMPT, pairs)
-    }
-
     fn read(&self, reply: &str) -> Result<u8, String> {
         #[derive(Deserialize)]
         struct Reply {
@@ -74,9 +68,9 @@ impl Gpt4Score {
             self.marks.captures_iter(reply).filter_map(|c| c.get(1)).map(|m| m.as_str().trim()).collect();
         marks.dedup();
         match marks.as_slice() {
-            [] => Err(format!("it holds neither a JSON object nor a [[score]]: {}", quoted(reply))),
+            [] => Err("it holds neither a JSON object nor a [[score]]".to_owned()),
             [mark] => grade(mark),
-            several => Err(format!("it holds several different scores: {}", several.join(", "))),
+            _ => Err("it holds several different scores".to_owned()),
         }
     }
 }
@@ -93,6 +87,10 @@ impl Metric for Gpt4Score {
         })?;
         let variant = "integer 1 to 10 with reference, ferrotune 1";
         Ok(vec![verdicts.into_measurement(&self.judging, "gpt4_score", variant, &[PROMPT.text()])])
+    }
+
+    fn estimate(&self, pairs: &[Pair]) -> Estimate {
+        estimate(&self.judging, &PROMPT, pairs)
     }
 }
 
@@ -117,12 +115,6 @@ impl FastChatScore {
     /// None; a constructor that compiles a pattern passes its error on.
     pub fn new(judging: Arc<Judging>) -> Result<Self> {
         Ok(Self { judging, rating: pattern(r"\[\[(\d+\.?\d*)\]\]")?, backup: pattern(r"\[(\d+\.?\d*)\]")? })
-    }
-
-    /// What rating these pairs would cost; nothing is asked.
-    #[must_use]
-    pub fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        estimate(&self.judging, &FASTCHAT_PROMPT, pairs)
     }
 
     fn read(&self, reply: &str) -> Result<f64, String> {
@@ -156,6 +148,10 @@ impl Metric for FastChatScore {
         let variant = "FastChat single-answer rules, own prompt 1";
         Ok(vec![verdicts.into_measurement(&self.judging, metric, variant, &[FASTCHAT_PROMPT.text()])])
     }
+
+    fn estimate(&self, pairs: &[Pair]) -> Estimate {
+        estimate(&self.judging, &FASTCHAT_PROMPT, pairs)
+    }
 }
 
 fn question(prompt: &Prompt, pair: &Pair) -> Question {
@@ -180,7 +176,7 @@ fn grade(literal: &str) -> Result<u8, String> {
     let leading_zero = digits.len() > 1 && digits.starts_with('0');
     match digits.parse::<u8>() {
         Ok(score @ 1..=10) if !leading_zero && !digits.starts_with('+') => Ok(score),
-        _ => Err(format!("the score is `{literal}`, expected an integer from 1 to 10")),
+        _ => Err("the score is no integer from 1 to 10".to_owned()),
     }
 }
 

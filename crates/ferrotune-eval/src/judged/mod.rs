@@ -44,7 +44,7 @@ mod answer_correctness;
 mod answer_similarity;
 mod gpt4_score;
 mod prompt;
-mod reply;
+pub(crate) mod reply;
 
 pub use answer_correctness::{AnswerCorrectness, CorrectnessConfig, CorrectnessRules};
 pub use answer_similarity::{AnswerSimilarity, EmptyText};

@@ -9,12 +9,16 @@ const QUOTED: usize = 120;
 /// Reads the object that a reply consists of, alone, in a code fence, or at the end of prose.
 ///
 /// An object that something other than the end of a fence follows is not read: it may be a quotation. Nor is one with a
-/// field twice. What cannot be read is said in words for the judge and for the record.
+/// field twice. What cannot be read is said in words that quote nothing of the reply, since a judge may get to read them.
 pub(super) fn read_object<T: DeserializeOwned>(reply: &str) -> Result<T, String> {
     let Some(text) = object(reply) else {
-        return Err(format!("it holds no complete JSON object, or something follows it ({})", quoted(reply)));
+        return Err("it holds no complete JSON object, or something follows it".to_owned());
     };
-    serde_json::from_str(text).map_err(|error| format!("the JSON object is not of the right form: {error}"))
+    serde_json::from_str(text).map_err(|error| {
+        let error = error.to_string();
+        let unquoted = error.split('"').next().unwrap_or_default().trim_end();
+        format!("the JSON object is not of the right form: {unquoted}")
+    })
 }
 
 fn object(reply: &str) -> Option<&str> {
@@ -25,7 +29,7 @@ fn object(reply: &str) -> Option<&str> {
 }
 
 /// The beginning of a reply, on one line.
-pub(super) fn quoted(reply: &str) -> String {
+pub(crate) fn quoted(reply: &str) -> String {
     let mut line = reply.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(QUOTED) {
         line.truncate(end);

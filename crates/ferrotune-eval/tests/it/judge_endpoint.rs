@@ -152,6 +152,11 @@ fn every_fault_ends_in_a_score_or_a_counted_failure() {
             }
             assert_eq!(asked.lock().unwrap()[*fault], *requests, "requests for {fault}");
         }
+        let transcripts = &measurement.judged.as_ref().unwrap().transcripts;
+        for ((fault, requests, failure), transcript) in FAULTS.iter().zip(transcripts) {
+            assert_eq!(transcript.attempts as usize, *requests, "{fault}");
+            assert_eq!(transcript.raw.is_none(), *failure == Some(FailureKind::JudgeUnavailable), "{fault}");
+        }
         let failures = FAULTS.iter().filter(|(.., failure)| failure.is_some()).count();
         assert_eq!(measurement.scored(), FAULTS.len() - failures);
         assert_eq!(server.requests(), FAULTS.iter().map(|(_, requests, _)| requests).sum::<usize>());
@@ -356,7 +361,8 @@ fn the_server_gets_what_compatible_servers_expect() {
         let judged = measurement.judged.unwrap();
         assert_eq!(judged.info.name, "scripted");
         assert_eq!(judged.info.params["answered_as"], json!(["scripted-0613"]));
-        assert_eq!((judged.transcripts[0].raw.as_str(), judged.transcripts[0].attempts), (GOOD, 1));
+        assert_eq!(judged.info.params["answered_from"], "Sun, 09 Sep 2001 01:46:40 GMT");
+        assert_eq!((judged.transcripts[0].raw.as_deref(), judged.transcripts[0].attempts), (Some(GOOD), 1));
     }
     let bodies = bodies.lock().unwrap();
     assert_eq!(bodies[0]["model"], "scripted");
@@ -417,8 +423,17 @@ fn embeddings_are_batched_cached_and_put_in_order() {
         let cache = Arc::new(ReplyCache::open(&path).unwrap());
         let encoder =
             EmbeddingsEndpoint::new(&server.options(), None, cache, 2).unwrap().with_clock(server.clock());
+        let price = Price { prompt_per_million: 1e6, completion_per_million: 0.0 };
+        let encoder = encoder.with_price(price);
         assert_eq!(encoder.embed(&texts).unwrap(), expected);
         assert_eq!(encoder.dimension(), 2);
+        let usage = encoder.usage();
+        let first = usage.cached == 0;
+        assert_eq!(
+            (usage.calls, usage.retries, usage.prompt_tokens),
+            if first { (3, 1, 15) } else { (0, 0, 0) }
+        );
+        assert_eq!(usage.cost, Some(if first { 15.0 } else { 0.0 }));
         assert_eq!(server.requests(), requests, "one fault, three batches, and then the cache");
     }
 }
@@ -457,4 +472,26 @@ fn limits_that_forbid_everything_are_refused() {
     let failure = measurement.samples[0].score.clone().unwrap_err();
     assert!(failure.detail.contains("more than the limit of a minute"), "{failure}");
     assert_eq!(server.requests(), 0);
+}
+
+#[test]
+fn what_a_judge_is_told_about_its_reply_quotes_nothing_of_it() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let messages = Arc::clone(&told);
+    let server = Server::new(move |seen| {
+        let last = seen.body["messages"].as_array().unwrap().last().unwrap().clone();
+        messages.lock().unwrap().push(last["content"].as_str().unwrap().to_owned());
+        match seen.number % 4 {
+            0 => Act::says(r#"{"reason": "", "score": "OBEY"}"#),
+            1 => Act::says(GOOD),
+            2 => Act::says("OBEY [[OBEY]]"),
+            _ => Act::says("[[8]]"),
+        }
+    });
+    let judging = judging(chat(&server, &server.options()), &in_memory(), OnFailure::Error);
+    Gpt4Score::new(judging).unwrap().measure(&pairs(2)).unwrap();
+    let told = told.lock().unwrap();
+    assert!(told[1].contains("not of the right form: invalid type: string"), "{}", told[1]);
+    assert!(told[3].contains("no integer from 1 to 10"), "{}", told[3]);
+    assert!(told.iter().all(|message| !message.contains("OBEY")), "{told:?}");
 }

@@ -46,6 +46,7 @@ impl Act {
 pub(crate) fn completion(text: &str, finish: &str) -> String {
     json!({
         "model": "scripted-0613",
+        "created": 1_000_000_000,
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
     })

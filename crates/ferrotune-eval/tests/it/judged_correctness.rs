@@ -298,7 +298,7 @@ fn every_statement_is_classified_once_or_the_sample_fails() {
     check(&found, Some(0.65), "two of three supported, one of two said");
     let extracted = found.samples[0].extracted.as_deref().unwrap();
     assert!(extracted.starts_with("TP 2 FP 1 FN 1"), "{extracted}");
-    let raw = &found.judged.as_ref().unwrap().transcripts[0].raw;
+    let raw = found.judged.as_ref().unwrap().transcripts[0].raw.clone().unwrap();
     assert!(raw.contains("[answer_statements]\n{\"statements\": [\"a\", \"b\", \"c\"]}"), "{raw}");
 
     let entry = |number: Value| json!({"number": number, "reason": "", "supported": true, "said": true});

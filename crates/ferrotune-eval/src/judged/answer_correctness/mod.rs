@@ -171,25 +171,6 @@ impl AnswerCorrectness {
         Ok(Self { judging, encoder, config })
     }
 
-    /// What judging these pairs would cost, if every reply can be understood; nothing is asked.
-    #[must_use]
-    pub fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        let mut sum = Estimate::default();
-        for pair in pairs {
-            let (mut known, mut expected) = (Vec::new(), Vec::new());
-            for reference in &pair.references {
-                match self.config.rules {
-                    CorrectnessRules::Reconciled => {
-                        reconciled::plan(&self.judging, pair, reference, &mut known, &mut expected);
-                    }
-                    rules => ragas::plan(rules, pair, reference, &mut known, &mut expected),
-                }
-            }
-            sum += self.judging.estimate(&pair.id, &known, &expected);
-        }
-        sum
-    }
-
     fn score(
         &self,
         interview: &Interview<'_>,
@@ -325,6 +306,23 @@ impl Metric for AnswerCorrectness {
             measurement = measurement.with_param("encoder", encoder.name());
         }
         Ok(vec![measurement])
+    }
+
+    fn estimate(&self, pairs: &[Pair]) -> Estimate {
+        let mut sum = Estimate::default();
+        for pair in pairs {
+            let (mut known, mut expected) = (Vec::new(), Vec::new());
+            for reference in &pair.references {
+                match self.config.rules {
+                    CorrectnessRules::Reconciled => {
+                        reconciled::plan(&self.judging, pair, reference, &mut known, &mut expected);
+                    }
+                    rules => ragas::plan(rules, pair, reference, &mut known, &mut expected),
+                }
+            }
+            sum += self.judging.estimate(&pair.id, &known, &expected);
+        }
+        sum
     }
 }
 

@@ -3,6 +3,9 @@
 //! Lines end sentences. Within a line a sentence ends at `.`, `!`, `?` or their wide forms, unless the mark stands inside
 //! quotes or brackets, belongs to a number, a name with dots, an abbreviation or an initial, or numbers an item of a list.
 //! A quotation that ends in such a mark ends its sentence where a capital follows.
+//!
+//! Of 999 outputs of Alpaca, ragas 0.1.9 keeps the same sentences of 991 with this as with pysbd 0.3.4. The rest are single
+//! letters that pysbd takes for items of a list or for initials, and spaced or escaped dots.
 
 /// Words that a full stop shortens, whatever follows it: titles before names, references before numbers.
 const BEFORE_NAMES: &[&str] = &[
@@ -18,6 +21,12 @@ const ABBREVIATIONS: &[&str] = &[
     "eds", "esp", "est", "etc", "ext", "feb", "ft", "gal", "hr", "hrs", "inc", "jan", "jr", "jul", "jun",
     "lb", "lbs", "ltd", "max", "med", "min", "misc", "mon", "nov", "oct", "oz", "ph", "phd", "ret", "sec",
     "sep", "sept", "sq", "sr", "tbsp", "tel", "tsp", "univ", "yd", "yr", "yrs",
+];
+
+/// Words that begin a sentence after shortened capitals such as `U.S.`, which otherwise belong to a name.
+const STARTERS: &[&str] = &[
+    "A", "Being", "Did", "For", "He", "How", "However", "I", "In", "It", "More", "She", "That", "The",
+    "There", "They", "We", "What", "When", "Where", "Who", "Why",
 ];
 
 /// The sentences in order, each with the white space behind it; white space before the first of a line belongs to none.
@@ -67,6 +76,7 @@ fn first_sentence(line: &str) -> usize {
                 };
                 closing = after.contains(close).then_some(close);
             }
+            '\'' | '’' if ends_in_mark(&line[..i]) && capital_follows(after) => return i + c.len_utf8(),
             '!' | '?' | '。' | '！' | '？' | '．' if !continues(after) => return i + c.len_utf8(),
             '.' if ends_here(&line[..i], after) => return i + c.len_utf8(),
             _ => {}
@@ -106,6 +116,10 @@ fn ends_here(before: &str, after: &str) -> bool {
     let lower = word.to_lowercase();
     if lower.contains('.') {
         // Shortened words of several letters: `e.g.`, `p.m.`, `U.S.`; only a capital after them can begin a sentence.
+        if word.chars().all(|c| c == '.' || c.is_uppercase()) {
+            let next = after.trim_start().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            return STARTERS.contains(&next);
+        }
         return capital && !matches!(lower.as_str(), "e.g" | "i.e");
     }
     if BEFORE_NAMES.contains(&lower.as_str()) {
@@ -124,6 +138,11 @@ fn ends_here(before: &str, after: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use ferrotune_core::digest;
+    use serde_json::{Value, json};
+
     use super::*;
 
     /// What 0.1.9 keeps of a text.
@@ -132,13 +151,35 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_keeps_what_pysbd_and_the_rule_of_the_full_stop_keep() {
-        assert_eq!(kept("Paris is nice! It is big. No period"), ["It is big. "]);
-        assert_eq!(kept(r#"He said "Hi." Then left."#), ["Then left."]);
-        assert_eq!(
-            kept("Dr. Smith went to Washington. He left at 5 p.m. on Monday."),
-            ["Dr. Smith went to Washington. ", "He left at 5 p.m. on Monday."]
-        );
+    fn the_filter_keeps_what_it_keeps_of_pysbds_sentences() {
+        let golden: Value =
+            serde_json::from_str(include_str!("../../../tests/golden/sentences.json")).unwrap();
+        // pysbd ends a sentence after `vol.` and none after `I.`.
+        let known = |text: &str| text.contains("vol. 2") || text.contains("It is I.");
+        for case in golden["own"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(json!(kept(text)) == case["kept"], !known(text), "{case} {:?}", kept(text));
+        }
+    }
+
+    #[test]
+    fn real_texts_keep_the_same_sentences_but_for_a_few() {
+        let shared = std::env::var_os("FERROTUNE_SHARED")
+            .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into(), PathBuf::from);
+        let Ok(text) = std::fs::read_to_string(shared.join("data/alpaca-999.json")) else {
+            println!("skipped: the shared data are not here");
+            return;
+        };
+        let records: Vec<Value> = serde_json::from_str(&text).unwrap();
+        let golden: Value =
+            serde_json::from_str(include_str!("../../../tests/golden/sentences.json")).unwrap();
+        let digests = golden["alpaca"].as_array().unwrap();
+        assert_eq!(records.len(), digests.len());
+        let same = records.iter().zip(digests).filter(|(record, expected)| {
+            let kept = kept(record["output"].as_str().unwrap()).join("\u{1e}");
+            digest::of_bytes(kept.as_bytes())[..16] == *expected.as_str().unwrap()
+        });
+        assert_eq!(same.count(), 991);
     }
 
     #[test]
