@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use ferrotune::{
     DataConfig,
-    adapters::{Bias, LoraConfig, ModuleNames},
+    adapters::{Bias, Init, LoraConfig, ModuleNames},
     data::{Format, SplitSizes},
     study::{AdapterConfig, RouterAuxLoss},
     trainer::{Existing, Scheduler, TrainingConfig},
@@ -44,7 +44,7 @@ pub(crate) struct Flags {
     pub(crate) training: TrainingFlags,
 }
 
-const ADAPTER_FLAGS: [&str; 13] = [
+const ADAPTER_FLAGS: [&str; 14] = [
     "rank",
     "alpha",
     "dropout",
@@ -57,6 +57,7 @@ const ADAPTER_FLAGS: [&str; 13] = [
     "bias",
     "use_rslora",
     "use_dora",
+    "init",
     "lora_bias",
 ];
 
@@ -135,6 +136,10 @@ pub(crate) struct LoraFlags {
     /// Gives each row of an adapted matrix a magnitude of its own that trains (DoRA)
     #[arg(long)]
     use_dora: bool,
+    /// How the added product begins: `true` (PEFT's default), `gaussian`, `pissa_niter_N` (fast) or `pissa` (exact and slow),
+    /// `olora`; over a quantized base also `loftq` or `loftq_iter_N`. What is saved always fits the base as it is
+    #[arg(long, value_name = "WORD", default_value_t = Init::Default)]
+    init: Init,
 }
 
 const BIASES: [(&str, Bias); 3] = [("none", Bias::None), ("all", Bias::All), ("lora_only", Bias::LoraOnly)];
@@ -257,6 +262,7 @@ impl Flags {
             bias: flags.bias,
             lora_bias: flags.lora_bias,
             use_dora: flags.use_dora,
+            init_lora_weights: flags.init.clone(),
             base_model_name_or_path: Some(self.common.model.display().to_string()),
             ..adapter.lora()
         };

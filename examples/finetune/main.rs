@@ -89,7 +89,12 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         auxiliary_loss: flags.training.router_aux_loss.into(),
         ..LoadOptions::new(device, kind)
     };
-    let start = further.as_ref().map_or(Start::New(&lora), Start::From);
+    let interrupted = interrupted(&flags, &lora)?;
+    let start = match (&further, &interrupted) {
+        (Some(weights), _) => Start::From(weights),
+        (None, Some(weights)) => Start::Resumed(&lora, weights),
+        (None, None) => Start::New(&lora),
+    };
     let (storage, census) = flags.base.config().storage(&base)?;
     let Adapted { model, adapter } = adapt(&base, start, storage, &options)?;
     cli::say_census(&census);
@@ -134,6 +139,15 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
             data,
         },
     )
+}
+
+/// The adapter of the run that is resumed, where its base can be had from nothing else.
+fn interrupted(flags: &Flags, lora: &LoraConfig) -> cli::Result<Option<AdapterWeights>> {
+    if flags.existing() != Existing::Resume || !lora.init_lora_weights.changes_base() {
+        return Ok(None);
+    }
+    let checkpoints = trainer::checkpoints(&flags.output)?;
+    Ok(checkpoints.last().map(|(_, folder)| AdapterWeights::open(folder)).transpose()?)
 }
 
 fn lengths(samples: &[Sample]) -> Vec<usize> {

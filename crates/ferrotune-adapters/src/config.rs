@@ -161,8 +161,10 @@ impl Init {
         matches!(self, Self::Pissa { .. } | Self::Olora | Self::Loftq { .. })
     }
 
-    /// Whether the base loses something to the adapter, which then fits only the base so changed.
-    pub(crate) fn changes_base(&self) -> bool {
+    /// Whether the base loses something to the adapter, which then fits only the base so changed while it trains. To go on
+    /// with such a run takes [`Lora::resume`](crate::Lora::resume).
+    #[must_use]
+    pub fn changes_base(&self) -> bool {
         match self {
             Self::Pissa { .. } | Self::Olora => true,
             Self::Loftq { iterations } => *iterations > 1,

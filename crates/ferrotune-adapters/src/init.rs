@@ -9,7 +9,8 @@
 //!
 //! What is taken out is taken from the weight before the storage gets it, so the base becomes
 //! `storage(W - s·B₀A₀)`, and the trained adapter fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the
-//! rank, which fits the base as it is in its checkpoint. PEFT's LoftQ leaves the scaling out of account; here it is
+//! rank, which fits the base as it is in its checkpoint: exactly where the base is dense, and over a quantized one as far as
+//! any adapter that was trained over it fits the weights before quantizing. PEFT's LoftQ leaves the scaling out of account; here it is
 //! divided out, as in PiSSA, so that the model starts at what LoftQ means for every alpha.
 
 use std::collections::BTreeMap;

@@ -18,6 +18,9 @@ pub enum Start<'a> {
     New(&'a LoraConfig),
     /// The values of an adapter that was read.
     From(&'a AdapterWeights),
+    /// An interrupted run that began with these settings, from an adapter that it saved. Where the adapter took a part out
+    /// of the base when it began, the base becomes what it was.
+    Resumed(&'a LoraConfig, &'a AdapterWeights),
 }
 
 /// A model with an adapter in it.
@@ -44,6 +47,7 @@ pub fn adapt(
     let (config, mut builder) = match start {
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
         Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),
+        Start::Resumed(config, weights) => (config, Lora::resume(config.clone(), weights, storage)?),
     };
     let checkpoint = folder.open_weights()?;
     let model = match untied(folder, config)? {

@@ -59,6 +59,18 @@ impl Draft {
     /// The adapter of a run that began with `config`, with the values that it was saved with.
     pub(crate) fn resumed(config: LoraConfig, weights: &AdapterWeights) -> Result<Self> {
         config.check("the LoRA configuration")?;
+        let expected = if config.init_lora_weights.changes_base() { 2 * config.r } else { config.r };
+        if weights.config.r != expected {
+            return Err(Error::Config {
+                field: "r".to_owned(),
+                place: weights.place.clone(),
+                found: weights.config.r.to_string(),
+                expected: format!(
+                    "{expected}, which a run of rank {} saves; go on with the settings that it began with",
+                    config.r
+                ),
+            });
+        }
         Ok(Self { resumes: true, ..Self::new(config, Some(Taker::new(weights)))? })
     }
 
@@ -82,12 +94,12 @@ impl Draft {
     pub(crate) fn finish(self) -> Result<LoraAdapter> {
         self.rules.finish(self.origin.is_some())?;
         if self.origin.is_none() && self.config.init_lora_weights.derives() && !self.derived_any {
-            return Err(Error::Unsupported {
+            return Err(Error::Config {
                 field: "init_lora_weights".to_owned(),
                 place: "the LoRA configuration".to_owned(),
                 found: format!("\"{}\"", self.config.init_lora_weights),
-                remedy: "no matrix that is adapted is quantized, so there is no loss to make up for; quantize the base, or \
-                         use pissa or olora"
+                expected: "another one over this base: no matrix that is adapted is quantized, so there is no loss to make \
+                           up for"
                     .to_owned(),
             });
         }

@@ -1,14 +1,16 @@
 //! DoRA against its definition, written out with dense matrices.
 
-use ferrotune_adapters::{Lora, LoraConfig, TargetModules};
-use ferrotune_nn::{Decay, Dense, Dims, Pass, ProjectionBuilder, Role, RowGroups, Site, Weights};
+use ferrotune_adapters::{BlockSize, Lora, LoraConfig, Nf4, Quantization, QuantizedTensor, TargetModules};
+use ferrotune_nn::{
+    Decay, Dense, Dims, GroupedSite, Part, Pass, ProjectionBuilder, Role, RowGroups, Site, Weights,
+};
 use ferrotune_torch::{AdamW, backward, fused_adamw, with_grad};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     experts::{site, source},
     projections::{named, single},
-    support::{Kept, Model, alone, largest, shake},
+    support::{Kept, LOGITS, Model, alone, largest, shake},
 };
 
 /// Two orders of summation in 64 bits.
@@ -169,6 +171,62 @@ fn norms_follow_the_factors() {
     check("after a copy");
     shake(&adapter, 38);
     check("after a sum in place");
+}
+
+/// Over four bits the norm, like everything else, is that of the weights which the codes stand for.
+#[test]
+fn over_a_quantized_base_it_is_that_of_the_dequantized_weights() {
+    let _alone = alone();
+    tch::manual_seed(40);
+    let settings = Quantization { block_size: BlockSize::new(32).unwrap(), ..Quantization::default() };
+    let weights: Vec<(String, Tensor)> = (0..3)
+        .flat_map(|expert| ["w1", "w3"].map(|part| format!("layers.0.moe.experts.{expert}.{part}.weight")))
+        .map(|name| (name, Tensor::randn([24, 64], (Kind::Float, Device::Cpu)) * 0.1))
+        .collect();
+    let decoded = Kept::new(weights.iter().map(|(name, weight)| {
+        let quantized = QuantizedTensor::quantize(weight, &settings).unwrap();
+        (name.clone(), quantized.dequantize(Kind::Float).unwrap())
+    }));
+    let original = Kept::new(weights);
+    let config = LoraConfig {
+        use_dora: true,
+        lora_dropout: 0.2,
+        target_modules: TargetModules::list(["w1", "w3"]),
+        ..LoraConfig::default()
+    };
+    let part = |name| Part { name, out_features: 24 };
+    let site = GroupedSite {
+        experts: 3,
+        in_features: 64,
+        parts: vec![part("w1"), part("w3")],
+        stacked_name: "mlp.experts.gate_up_proj",
+    };
+    let groups = RowGroups::from_counts(&Tensor::from_slice(&[30i64, 0, 10])).unwrap();
+    let x = Tensor::randn([40, 64], (Kind::Float, Device::Cpu));
+    let build = |source: &Kept, lora: &mut dyn ProjectionBuilder| {
+        tch::manual_seed(41);
+        let at = Weights::new(source, Device::Cpu, Kind::Float).at("layers.0.moe.experts");
+        lora.grouped(&site, &at).unwrap()
+    };
+    let mut over_codes = Lora::new(config.clone(), Nf4::new(settings)).unwrap();
+    let mut over_weights = Lora::new(config, Dense).unwrap();
+    let experts = [build(&original, &mut over_codes), build(&decoded, &mut over_weights)];
+    let adapters = [over_codes.finish().unwrap(), over_weights.finish().unwrap()];
+    let [(found, found_gradients), (expected, gradients)] = [0, 1].map(|index: usize| {
+        shake(&adapters[index], 42);
+        tch::manual_seed(43);
+        let output = experts[index].forward(&x, &groups, &Pass::train()).unwrap();
+        backward(&[(&output.square().sum(Kind::Float), None)]).unwrap();
+        (output, adapters[index].gradients().unwrap())
+    });
+    assert!(largest(&found, &expected) < LOGITS);
+    assert_eq!(found_gradients.len(), 18);
+    for (key, gradient) in &gradients {
+        // The second expert has no rows.
+        let idle = gradient.abs().max().double_value(&[]) == 0.0;
+        assert_eq!(idle, key.contains("experts.1."), "{key}");
+        assert!(idle || largest(&found_gradients[key], gradient) < LOGITS, "{key}");
+    }
 }
 
 /// A row of zeros has the norm 0, and stays without influence instead of making everything NaN.

@@ -194,7 +194,17 @@ fn adapters_for_pefts_own_reader() {
         println!("skipped: FERROTUNE_INTEROP does not name a folder to write to");
         return;
     };
-    for (index, (name, config)) in (0..).zip(options()) {
+    let beginning = |init: &str| LoraConfig {
+        init_lora_weights: init.parse().unwrap(),
+        rank_pattern: vec![("q_proj".into(), 5)],
+        alpha_pattern: vec![("v_proj".into(), 3.0)],
+        ..LoraConfig::default()
+    };
+    let derived = [
+        ("llama-gqa", beginning("pissa")),
+        ("llama-bias", LoraConfig { use_dora: true, use_rslora: true, ..beginning("olora") }),
+    ];
+    for (index, (name, config)) in (0..).zip(options().into_iter().chain(derived)) {
         let folder = Path::new(&out).join(format!("{index}-{name}"));
         fs::create_dir_all(&folder).unwrap();
         let (adapted, adapter) = trained(90 + index, name, config);

@@ -322,7 +322,7 @@ fn what_cannot_begin_so_says_why() {
     for (config, expected) in [
         (LoraConfig { r: 33, ..start("pissa") }, vec!["q_proj", "33", "32 singular values", "pissa"]),
         (LoraConfig { r: 17, ..start("olora") }, vec!["v_proj", "17", "16 singular values"]),
-        (start("loftq"), vec!["loftq", "quantize the base"]),
+        (start("loftq"), vec!["loftq", "no matrix that is adapted is quantized"]),
         (LoraConfig { lora_alpha: 0.0, ..start("pissa") }, vec!["lora_alpha", "above 0"]),
         (start("loftq_iter_0"), vec!["loftq_iter", "above 0"]),
         (
@@ -335,6 +335,12 @@ fn what_cannot_begin_so_says_why() {
     }
     let message = "pissa_niter_x".parse::<Init>().unwrap_err().to_string();
     assert!(message.contains("pissa_niter_x") && message.contains("pissa_niter_N"), "{message}");
+
+    // A run goes on with the settings that it began with.
+    let (_, adapter) = Model::open("llama-gqa").fresh(start("pissa"));
+    let error = Lora::resume(LoraConfig { r: 4, ..start("pissa") }, &adapter.weights().unwrap(), Dense);
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("`r`") && message.contains("a run of rank 4 saves"), "{message}");
 
     // An adapter of PEFT's that fits a changed base goes onto a base of its own only.
     let raw = AdapterWeights::open(&golden().join("adapters/llama-pissa")).unwrap();
