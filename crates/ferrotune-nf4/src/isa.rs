@@ -17,6 +17,9 @@ pub(crate) enum Level {
     /// AVX-512 F.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON. Products unpack with it.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
@@ -35,13 +38,17 @@ impl Isa {
                 return Self(Level::Avx2);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self(Level::Neon);
+        }
         Self::SCALAR
     }
 
     /// Everything that this processor can run, the reference first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        #[allow(unused_mut, reason = "only x86-64 has more than the reference")]
+        #[allow(unused_mut, reason = "not every architecture has more than the reference")]
         let mut all = vec![Self::SCALAR];
         #[cfg(target_arch = "x86_64")]
         {
@@ -51,6 +58,10 @@ impl Isa {
             if is_x86_feature_detected!("avx512f") {
                 all.push(Self(Level::Avx512));
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all.push(Self(Level::Neon));
         }
         all
     }
@@ -81,6 +92,8 @@ impl fmt::Display for Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
         })
     }
 }

@@ -9,7 +9,7 @@
 //! - [`PackedMatrix::product`] multiplies up to [`MOST_ROWS`] rows of activations without unpacking the matrix.
 //! - [`cuda`] does the same in device memory, where there is a GPU.
 //!
-//! Kernels for AVX2 and AVX-512 are chosen at run time by [`Isa::best`]; the reference in plain Rust stands beside them and
+//! Kernels for AVX2, AVX-512 and NEON are chosen at run time by [`Isa::best`]; the reference in plain Rust stands beside them and
 //! gives the same codes, scales and weights bit for bit. Work is spread over the current rayon pool. Results go into
 //! the caller's buffers, and the hot paths allocate nothing but [`Scratch`], once. Indices are `usize`: tensors with more than
 //! 2³¹ weights need nothing special on a 64-bit machine.

@@ -127,7 +127,7 @@ impl<'a> Packed<'a> {
     /// Unpacks a range that starts where a block does.
     #[cfg_attr(
         not(target_arch = "x86_64"),
-        allow(unused_variables, reason = "the reference has one way to store")
+        allow(unused_variables, reason = "only AVX-512 has two ways to store")
     )]
     fn unpack_blocks<T: Element>(&self, isa: Isa, start: usize, past_caches: bool, out: &mut [T]) {
         let size = self.block_size();
@@ -147,6 +147,10 @@ impl<'a> Packed<'a> {
                 Level::Avx512 => {
                     let table = self.codebook.table();
                     crate::simd::dequantize_avx512(isa, table, size, packed, scales, past_caches, out);
+                }
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => {
+                    crate::simd::dequantize_neon(isa, self.codebook.table(), size, packed, scales, out);
                 }
             }
         }

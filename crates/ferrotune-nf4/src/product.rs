@@ -208,10 +208,12 @@ fn spread<const N: usize>(scales: &[f32], lanes: &mut [f32]) {
     }
 }
 
-/// Lanes of a vector; 1 for the reference.
+/// Lanes of a vector; 1 for the reference, which unpacks a piece at a time, with vectors if it can.
 fn lanes(isa: Isa) -> usize {
     match isa.level() {
         Level::Scalar => 1,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => 1,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 8,
         #[cfg(target_arch = "x86_64")]
@@ -223,6 +225,8 @@ fn lanes(isa: Isa) -> usize {
 fn tile(isa: Isa) -> usize {
     match isa.level() {
         Level::Scalar => 1,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => 1,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 4,
         #[cfg(target_arch = "x86_64")]
@@ -244,6 +248,8 @@ fn multiply(
     match isa.level() {
         // The reference does not come here.
         Level::Scalar => {}
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => {}
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => crate::simd::multiply_avx2(isa, table, bytes, scales, width, x, sums),
         #[cfg(target_arch = "x86_64")]

@@ -51,6 +51,8 @@ pub fn quantize<T: Element>(
             Level::Avx2 => crate::simd::quantize_avx2(isa, codebook, size, weights, packed, absmax),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => crate::simd::quantize_avx512(isa, codebook, size, weights, packed, absmax),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => crate::simd::quantize_neon(isa, codebook, size, weights, packed, absmax),
         });
     if finite {
         return Ok(());

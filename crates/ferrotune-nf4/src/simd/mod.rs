@@ -7,6 +7,8 @@ use half::{bf16, f16};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{
@@ -14,12 +16,17 @@ pub(crate) use self::{
     avx512::{dequantize as dequantize_avx512, multiply as multiply_avx512, quantize as quantize_avx512},
 };
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use self::neon::{dequantize as dequantize_neon, quantize as quantize_neon};
+
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::float32x4_t;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
 /// How vectors of an element type are read and written as f32, to the bits that `Element` gives.
 ///
-/// Reads and writes 8 (`256`) or 16 (`512`) elements at any alignment.
+/// Reads and writes 4 (`128`), 8 (`256`) or 16 (`512`) elements at any alignment.
 pub trait Lanes: Sized {
     /// # Safety
     ///
@@ -48,9 +55,19 @@ pub trait Lanes: Sized {
     /// AVX2 and F16C are there and 8 elements can be written.
     #[cfg(target_arch = "x86_64")]
     unsafe fn store_256(to: *mut Self, values: __m256);
+    /// # Safety
+    ///
+    /// NEON is there and 4 elements can be read.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn load_128(from: *const Self) -> float32x4_t;
+    /// # Safety
+    ///
+    /// NEON is there and 4 elements can be written.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn store_128(to: *mut Self, values: float32x4_t);
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod none {
     impl super::Lanes for f32 {}
     impl super::Lanes for super::f16 {}
@@ -203,6 +220,70 @@ mod lanes {
             let ordered = _mm256_permute4x64_epi64::<0b1000>(packed);
             // SAFETY: the caller has 8 elements, 16 bytes, to write; the store takes any alignment.
             unsafe { _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered)) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod lanes {
+    use std::arch::aarch64::*;
+
+    use super::{Lanes, bf16, f16};
+
+    impl Lanes for f32 {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn load_128(from: *const Self) -> float32x4_t {
+            // SAFETY: the caller has 4 elements to read; the load takes any alignment.
+            unsafe { vld1q_f32(from) }
+        }
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn store_128(to: *mut Self, values: float32x4_t) {
+            // SAFETY: the caller has 4 elements to write; the store takes any alignment.
+            unsafe { vst1q_f32(to, values) }
+        }
+    }
+
+    /// One at a time: vectors of f16 are newer than what this crate asks of a compiler.
+    impl Lanes for f16 {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn load_128(from: *const Self) -> float32x4_t {
+            // SAFETY: the caller has 4 elements to read.
+            let values = unsafe { from.cast::<[f16; 4]>().read_unaligned() }.map(f16::to_f32);
+            // SAFETY: 4 elements.
+            unsafe { vld1q_f32(values.as_ptr()) }
+        }
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn store_128(to: *mut Self, values: float32x4_t) {
+            let mut wide = [0.0; 4];
+            // SAFETY: 4 elements, and the caller has 4 to write.
+            unsafe {
+                vst1q_f32(wide.as_mut_ptr(), values);
+                to.cast::<[f16; 4]>().write_unaligned(wide.map(f16::from_f32));
+            }
+        }
+    }
+
+    /// Rounds by integers, as elsewhere. Dequantized weights are never NaN.
+    impl Lanes for bf16 {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn load_128(from: *const Self) -> float32x4_t {
+            // SAFETY: the caller has 4 elements, 8 bytes, to read; the load takes any alignment of their type.
+            let halves = unsafe { vld1_u16(from.cast()) };
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
+        }
+        #[inline]
+        #[target_feature(enable = "neon")]
+        unsafe fn store_128(to: *mut Self, values: float32x4_t) {
+            let bits = vreinterpretq_u32_f32(values);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(vaddq_u32(bits, odd), vdupq_n_u32(0x7fff));
+            // SAFETY: the caller has 4 elements, 8 bytes, to write; the store takes any alignment of their type.
+            unsafe { vst1_u16(to.cast(), vshrn_n_u32::<16>(rounded)) };
         }
     }
 }
