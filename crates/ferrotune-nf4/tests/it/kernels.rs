@@ -4,7 +4,9 @@ use std::{cell::Cell, env, fs, path::PathBuf};
 
 use ferrotune_nf4::{
     BlockSize, Codebook, Error,
-    cuda::{Cache, DevicePacked, DeviceScales, ENTRIES, ExpertMatrix, NVRTC_VARIABLE, Nvrtc, Target},
+    cuda::{
+        Cache, DevicePacked, DeviceScales, ENTRIES, ExpertMatrix, Kernels, NVRTC_VARIABLE, Nvrtc, Target,
+    },
 };
 use sha2::Digest as _;
 
@@ -200,6 +202,18 @@ fn a_cache_that_cannot_be_written_costs_a_compilation_and_is_no_error() {
     }
     let failing = Cache::none().get_or_make(&[], || Err(Error::BlockSize { found: 1 }));
     assert_eq!(failing, Err(Error::BlockSize { found: 1 }));
+}
+
+#[test]
+fn a_machine_without_a_gpu_gets_an_error_that_says_so() {
+    // Far beyond the devices of any machine, so that this holds where there are some.
+    match Kernels::for_device(999, &[], &Cache::none()) {
+        Err(Error::CudaUnavailable { reason }) => assert!(
+            ["libcuda", "cuInit", "no device 999"].iter().any(|part| reason.contains(part)),
+            "{reason}"
+        ),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
