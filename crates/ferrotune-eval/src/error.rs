@@ -40,6 +40,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: LineProblem,
     },
+    /// Every record of a file has all records' references.
+    #[error(
+        "all {records} records of `{path}` have the same {records} references, as many as there are records: the \
+         references look transposed; a record's `references` are the acceptable answers to its own question"
+    )]
+    TransposedReferences {
+        /// The file.
+        path: PathBuf,
+        /// How many records there are.
+        records: usize,
+    },
     /// A data file holds nothing.
     #[error("`{path}` holds no records, expected at least one JSON object per line")]
     NoRecords {

@@ -27,6 +27,11 @@ pub trait Metric: fmt::Debug + Send + Sync {
         let _ = pairs;
         Estimate::default()
     }
+
+    /// What is lacking, for a metric that is known and cannot be measured here.
+    fn lacking(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What one metric found: a score or a failure for every sample, and the value over those that were scored.
@@ -282,5 +287,9 @@ impl Metric for Unavailable {
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
         Ok(vec![Measurement::not_measured(&self.metric, "unavailable", pairs, &self.reason)])
+    }
+
+    fn lacking(&self) -> Option<&str> {
+        Some(&self.reason)
     }
 }

@@ -14,18 +14,102 @@ pub(crate) struct Interner {
     stamp: u32,
 }
 
-/// Words up to this many bytes are compared as one number.
-const PACKED: usize = 8;
+/// Words up to this many bytes are compared as numbers.
+const PACKED: usize = 15;
+
+/// A word with the numbers that it is found by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word<'b> {
+    bytes: &'b [u8],
+    key: Key,
+}
+
+/// A short word is its bytes, the first eight and the rest, zero where there is none, and its length behind them. A long
+/// one is its hash. The words come from the texts being compared: a text built to collide slows down its own scoring only,
+/// and equality is always decided on the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Key {
+    low: u64,
+    high: u64,
+}
+
+/// Stands in place of the length of a long word.
+const LONG: u64 = 0xff << 56;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct WordSlot {
-    /// The bytes of a short word, the hash of a long one.
-    key: u64,
-    length: u32,
-    /// Where a long word stands in the arena.
-    start: u32,
+    key: Key,
     id: u32,
     stamp: u32,
+    /// Where a long word stands in the arena.
+    place: (u32, u32),
+}
+
+impl<'b> Word<'b> {
+    pub(crate) fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, key: Key::of(bytes) }
+    }
+
+    /// The first `length` bytes of a text; of both numbers only the bytes below `length` count. At most [`PACKED`].
+    #[inline]
+    pub(crate) fn at_start(text: &'b [u8; 16], length: usize) -> Self {
+        let [low, high] = halves(text);
+        let kept = |bytes: usize| u64::MAX.checked_shr(64 - 8 * bytes as u32).unwrap_or(0);
+        let (in_low, in_high) = (length.min(8), length.saturating_sub(8));
+        let key = Key { low: low & kept(in_low), high: high & kept(in_high) | (length as u64) << 56 };
+        Self { bytes: &text[..length], key }
+    }
+
+    pub(crate) fn bytes(&self) -> &'b [u8] {
+        self.bytes
+    }
+}
+
+/// The two numbers that sixteen bytes are.
+#[inline]
+pub(crate) fn halves(text: &[u8; 16]) -> [u64; 2] {
+    let both = u128::from_le_bytes(*text);
+    [both as u64, (both >> 64) as u64]
+}
+
+impl Key {
+    fn of(word: &[u8]) -> Self {
+        let length = (word.len() as u64) << 56;
+        match word.len() {
+            0 => Self::default(),
+            // Pieces that overlap agree where they do.
+            n @ 1..=3 => {
+                let at = |place: usize| u64::from(word[place]) << (8 * place);
+                Self { low: at(0) | at(n / 2) | at(n - 1), high: length }
+            }
+            n @ 4..=8 => {
+                let at = |place: usize| {
+                    let mut bytes = [0; 4];
+                    bytes.copy_from_slice(&word[place..place + 4]);
+                    u64::from(u32::from_le_bytes(bytes)) << (8 * place)
+                };
+                Self { low: at(0) | at(n - 4), high: length }
+            }
+            n @ 9..=PACKED => {
+                Self { low: eight(word, 0), high: eight(word, n - 8) >> (8 * (16 - n)) | length }
+            }
+            n => {
+                let starts = (0..n - 8).step_by(8);
+                let hash = starts.fold(eight(word, n - 8), |hash, at| fold(hash ^ eight(word, at)));
+                Self { low: hash, high: LONG | n as u64 }
+            }
+        }
+    }
+
+    fn place(self) -> usize {
+        fold(self.low ^ self.high.rotate_left(23)) as usize
+    }
+}
+
+fn eight(word: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&word[at..at + 8]);
+    u64::from_le_bytes(bytes)
 }
 
 impl Interner {
@@ -46,49 +130,55 @@ impl Interner {
     }
 
     pub(crate) fn id(&mut self, word: &[u8]) -> u32 {
+        self.id_of(Word::new(word))
+    }
+
+    #[inline]
+    pub(crate) fn id_of(&mut self, word: Word<'_>) -> u32 {
         if self.stamp == 0 {
             self.stamp = 1;
         }
-        if self.slots.len() < 2 * (self.used + 1) {
+        if self.slots.len() < 4 * (self.used + 1) {
             self.grow();
         }
-        let length = word.len() as u32;
-        let key = key_of(word);
         let mask = self.slots.len() - 1;
-        let mut at = place(key, length) & mask;
+        let mut at = word.key.place() & mask;
         loop {
-            let slot = self.slots[at];
+            let slot = &self.slots[at];
             if slot.stamp != self.stamp {
-                break;
+                return self.insert(at, word);
             }
-            if slot.key == key
-                && slot.length == length
-                && (word.len() <= PACKED || self.long_word(slot) == word)
+            if slot.key == word.key
+                && (word.bytes.len() <= PACKED || self.long_word(slot.place) == word.bytes)
             {
                 return slot.id;
             }
             at = (at + 1) & mask;
         }
-        let start = self.arena.len() as u32;
-        if word.len() > PACKED {
-            self.arena.extend_from_slice(word);
+    }
+
+    fn insert(&mut self, at: usize, word: Word<'_>) -> u32 {
+        let place = (self.arena.len() as u32, word.bytes.len() as u32);
+        if word.bytes.len() > PACKED {
+            self.arena.extend_from_slice(word.bytes);
         }
         let id = self.used as u32;
-        self.slots[at] = WordSlot { key, length, start, id, stamp: self.stamp };
+        self.slots[at] = WordSlot { key: word.key, id, stamp: self.stamp, place };
         self.used += 1;
         id
     }
 
-    fn long_word(&self, slot: WordSlot) -> &[u8] {
-        &self.arena[slot.start as usize..][..slot.length as usize]
+    fn long_word(&self, (start, length): (u32, u32)) -> &[u8] {
+        &self.arena[start as usize..][..length as usize]
     }
 
+    #[cold]
     fn grow(&mut self) {
         let old = std::mem::take(&mut self.slots);
-        let size = (2 * old.len()).max(256);
+        let size = (2 * old.len()).max(512);
         self.slots = vec![WordSlot::default(); size];
         for slot in old.into_iter().filter(|slot| slot.stamp == self.stamp) {
-            let mut at = place(slot.key, slot.length) & (size - 1);
+            let mut at = slot.key.place() & (size - 1);
             while self.slots[at].stamp == self.stamp {
                 at = (at + 1) & (size - 1);
             }
@@ -97,37 +187,7 @@ impl Interner {
     }
 }
 
-fn place(key: u64, length: u32) -> usize {
-    fold(key ^ u64::from(length) << 56) as usize
-}
-
-/// A number that, with the length, is the word if it is short (its pieces overlap where it does not fill them), and its
-/// hash if it is long. The words come from the texts being compared: a text built to collide slows down its own scoring
-/// only, and equality is always decided on the bytes.
-fn key_of(word: &[u8]) -> u64 {
-    match word.len() {
-        0 => 0,
-        length @ 1..=3 => {
-            u64::from(word[0]) | u64::from(word[length / 2]) << 8 | u64::from(word[length - 1]) << 16
-        }
-        length @ 4..=PACKED => {
-            let piece = |at: usize| {
-                u64::from(u32::from_le_bytes([word[at], word[at + 1], word[at + 2], word[at + 3]]))
-            };
-            piece(0) | piece(length - 4) << 32
-        }
-        length => {
-            let piece = |at: usize| {
-                let mut bytes = [0; 8];
-                bytes.copy_from_slice(&word[at..at + 8]);
-                u64::from_le_bytes(bytes)
-            };
-            let starts = (0..length - 8).step_by(8);
-            starts.fold(piece(length - 8), |hash, at| fold(hash ^ piece(at)))
-        }
-    }
-}
-
+#[inline]
 fn fold(x: u64) -> u64 {
     // The constant is the golden ratio in 64 bits; the two halves of the product mix high and low bits.
     let product = u128::from(x ^ 0x51_7c_c1_b7_27_22_0a_95) * 0x9e37_79b9_7f4a_7c15_u128;
@@ -152,7 +212,8 @@ struct KeySlot {
 impl KeyTable {
     /// Forgets all keys and makes room for `keys` new ones.
     fn reset(&mut self, keys: usize) {
-        let size = (2 * keys + 2).next_power_of_two();
+        // At most a quarter full, so that most keys are where they are looked for first.
+        let size = (4 * keys + 4).next_power_of_two();
         self.used = 0;
         self.stamp = self.stamp.wrapping_add(1);
         if self.slots.len() < size || self.stamp == 0 {
@@ -306,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn words_get_equal_ids_exactly_if_equal(words in prop::collection::vec("[ab]{0,12}", 0..400)) {
+        fn words_get_equal_ids_exactly_if_equal(words in prop::collection::vec("[ab]{0,9}|[ab]{7,18}|[ab]{15,40}", 0..400)) {
             let mut interner = Interner::default();
             for _ in 0..2 {
                 interner.clear();

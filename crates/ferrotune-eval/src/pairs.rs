@@ -72,7 +72,8 @@ pub struct PairFile {
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::NoRecords`] for a file without records; under [`OnFailure::Error`] the first bad line as
-/// [`Error::Line`], with file and line number.
+/// [`Error::Line`], with file and line number; [`Error::TransposedReferences`] if every record has the references of
+/// all, which would score every answer against any question's.
 ///
 /// ```
 /// use ferrotune_eval::{OnFailure, read_pairs};
@@ -103,6 +104,14 @@ pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
     })?;
     if file.pairs.is_empty() && file.rejected.is_empty() {
         return Err(Error::NoRecords { path: path.to_owned() });
+    }
+    // Two records may well share two references, such as `yes` and `Yes`.
+    let (records, first) = (file.pairs.len(), file.pairs.first());
+    let all_of_them = |first: &Pair| first.references.len() == records;
+    if records > 2
+        && first.is_some_and(|f| all_of_them(f) && file.pairs.iter().all(|p| p.references == f.references))
+    {
+        return Err(Error::TransposedReferences { path: path.to_owned(), records });
     }
     Ok(file)
 }

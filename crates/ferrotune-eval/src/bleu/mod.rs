@@ -214,7 +214,7 @@ impl Bleu {
         let mut cut = |source: &str, ids: &mut Vec<u32>| {
             ids.clear();
             self.cutter
-                .for_each_token(source, self.config.lowercase, text, |token| ids.push(words.id(token)));
+                .for_each_token(source, self.config.lowercase, text, |token| ids.push(words.id_of(token)));
         };
         cut(hypothesis, hypothesis_ids);
         let mut count = 0;

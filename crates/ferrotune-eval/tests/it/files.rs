@@ -98,6 +98,24 @@ fn empty_and_absent_files_are_errors() {
     assert!(matches!(read_pairs(&path, OnFailure::Error).unwrap_err(), Error::Read { .. }));
 }
 
+#[test]
+fn references_of_all_records_in_each_are_refused_as_transposed() {
+    let record = |id: usize, references: &str| {
+        format!("{{\"id\": {id}, \"prediction\": \"x\", \"references\": {references}}}\n")
+    };
+    let all = r#"["a", "b", "c"]"#;
+    let (_folder, path) = folder_with("pairs.jsonl", &(0..3).map(|id| record(id, all)).collect::<String>());
+    let error = read_pairs(&path, OnFailure::Error).unwrap_err();
+    assert!(matches!(error, Error::TransposedReferences { records: 3, .. }), "{error}");
+    assert!(error.to_string().contains("the references look transposed"), "{error}");
+    // Two records, or another number of references than records, may share them.
+    for records in [2, 4] {
+        let (_folder, path) =
+            folder_with("pairs.jsonl", &(0..records).map(|id| record(id, all)).collect::<String>());
+        assert_eq!(read_pairs(&path, OnFailure::Error).unwrap().pairs.len(), records);
+    }
+}
+
 fn example_pairs() -> Vec<Pair> {
     vec![
         Pair { instruction: Some("Where?".to_owned()), ..Pair::new("1", "On the mat.", "on a mat") },
