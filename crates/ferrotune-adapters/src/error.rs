@@ -253,6 +253,18 @@ pub enum Error {
         /// The initialization.
         init: String,
     },
+    /// First values were to come from a weight that is no matrix of numbers.
+    #[error(
+        "tensor `{name}` of {place} is NaN or infinite at index {index}; nothing can be decomposed that is"
+    )]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// The first such entry, counted row by row.
+        index: i64,
+    },
     /// A weight has not as many singular values as the rank asks for.
     #[error(
         "the rank of `{path}` is {rank}, and its weight {shape:?} has {most} singular values; `init_lora_weights` {init} \

@@ -91,6 +91,7 @@ impl Draft {
         let stored = at.stored("weight", &shape)?;
         let kind = if self.kind == Kind::Double { Kind::Double } else { wide(stored.kind()) };
         let weight = stored.f_to_device(at.device())?.f_to_kind(kind)?;
+        require_finite(&weight, at)?;
         no_grad(|| derive(init, &weight, scale, self.kind, |weight| storage.rounded(site.role, weight)))
     }
 
@@ -98,4 +99,14 @@ impl Draft {
     pub(super) fn take_derived(&mut self, path: &str) -> Option<Derived> {
         self.derived.remove(path)
     }
+}
+
+/// Refuses a weight that cannot be decomposed, before the decomposition fails without a name.
+fn require_finite(weight: &Tensor, at: &Weights<'_>) -> Result<()> {
+    let broken = weight.f_isfinite()?.f_logical_not()?.f_flatten(0, -1)?;
+    if broken.f_any()?.f_int64_value(&[])? == 0 {
+        return Ok(());
+    }
+    let index = broken.f_to_kind(Kind::Int)?.f_argmax(0, false)?.f_int64_value(&[])?;
+    Err(Error::NotFinite { name: format!("{}.weight", at.path()), place: at.place(), index })
 }

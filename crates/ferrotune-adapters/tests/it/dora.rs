@@ -4,7 +4,7 @@ use ferrotune_adapters::{BlockSize, Lora, LoraConfig, Nf4, Quantization, Quantiz
 use ferrotune_nn::{
     Decay, Dense, Dims, GroupedSite, Part, Pass, ProjectionBuilder, Role, RowGroups, Site, Weights,
 };
-use ferrotune_torch::{AdamW, backward, fused_adamw, with_grad};
+use ferrotune_torch::{AdamW, backward, flops, fused_adamw, with_grad};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -171,6 +171,25 @@ fn norms_follow_the_factors() {
     check("after a copy");
     shake(&adapter, 38);
     check("after a sum in place");
+}
+
+/// The promise of the module: what a new norm costs is a product of the base with as many columns as the rank, and small
+/// matrices; and as long as the factors stay what they are it costs nothing.
+#[test]
+fn a_norm_costs_a_product_of_rank_width_once_per_change_of_the_factors() {
+    let _alone = alone();
+    let (out, width, rank, rows) = (96, 64, 4, 10);
+    let config = LoraConfig { r: rank, use_dora: true, ..LoraConfig::default() };
+    let (projection, adapter, _) = single(config, Dims::new(out, width), Kind::Float, Kind::Float);
+    let x = Tensor::randn([rows, width], (Kind::Float, Device::Cpu));
+    let pass = || flops::count(|| projection.forward(&x, &Pass::train()).unwrap()).unwrap().1;
+    pass();
+    let without = pass();
+    assert_eq!(without, 2 * (rows * width * out + rows * rank * (width + out)) as u64, "the norm is known");
+    shake(&adapter, 44);
+    let (small, wide) = (2 * rank * rank * (width + out), 2 * rank * width * out);
+    assert_eq!(pass() - without, (small + wide) as u64);
+    assert_eq!(pass(), without);
 }
 
 /// Over four bits the norm, like everything else, is that of the weights which the codes stand for.

@@ -333,6 +333,16 @@ fn what_cannot_begin_so_says_why() {
         let message = refused(config);
         assert!(expected.iter().all(|text| message.contains(text)), "{message}");
     }
+    let broken = Tensor::ones([8, 8], (Kind::Float, Device::Cpu));
+    let _ = broken.get(2).get(3).fill_(f64::NAN);
+    let source = Kept::new([(format!("{PATH}.weight"), broken)]);
+    let mut lora = Lora::new(LoraConfig { r: 2, ..start("pissa") }, Dense).unwrap();
+    let site = Site::new(Role::Attention, Dims::new(8, 8));
+    let error =
+        lora.projection(&site, &Weights::new(&source, Device::Cpu, Kind::Float).at(PATH)).unwrap_err();
+    let message = std::error::Error::source(&error).unwrap().to_string();
+    assert!(message.contains("`layers.0.q_proj.weight`") && message.contains("index 19"), "{message}");
+
     let message = "pissa_niter_x".parse::<Init>().unwrap_err().to_string();
     assert!(message.contains("pissa_niter_x") && message.contains("pissa_niter_N"), "{message}");
 

@@ -46,7 +46,7 @@ impl Case {
         let Value::Object(cases) = golden::json("training/training.json")["cases"].take() else {
             panic!("no cases")
         };
-        assert_eq!(cases.len(), 20, "a golden case was lost or added");
+        assert_eq!(cases.len(), 25, "a golden case was lost or added");
         cases
             .into_iter()
             .map(|(name, facts)| {
@@ -130,7 +130,12 @@ impl Case {
         for name in &expected {
             let key = &name[prefix.len()..];
             let value = found.get(key).unwrap_or_else(|| panic!("{}: no {what} for {key}", self.name));
-            let error = relative_to_norm(value, &self.tensors.get(name));
+            let expected = self.tensors.get(name);
+            // Of an adapter that changed its base PEFT keeps what is the first half of what is kept here.
+            let value = (0..)
+                .zip(expected.size())
+                .fold(value.shallow_clone(), |value, (dim, size)| value.narrow(dim, 0, size));
+            let error = relative_to_norm(&value, &expected);
             assert!(error < tolerance, "{} {name}: {error:e}", self.name);
             worst = worst.max(error);
         }
@@ -289,7 +294,7 @@ fn ten_steps_of_the_trainer_equal_ten_steps_of_the_reference() {
         case.check_tensors("final", &trained, TEN_STEPS);
         compared += 1;
     }
-    assert_eq!(compared, 15, "a ten-step case was lost or added");
+    assert_eq!(compared, 20, "a ten-step case was lost or added");
 }
 
 #[test]
