@@ -65,7 +65,7 @@ pub struct JudgeInfo {
     pub name: String,
     /// Temperature and the like.
     pub params: Map<String, Value>,
-    /// Hash of the prompt template.
+    /// Hash of the prompts: their fixed texts, which the metrics give out, joined by line feeds.
     pub prompt_sha: String,
 }
 

@@ -27,7 +27,7 @@ const EXCERPT: usize = 300;
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointOptions {
     /// The base address, such as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`; the path of the task is added
-    /// unless it is there already. Only `http` and `https`, and no key in it.
+    /// unless it is there already, before a query such as `?api-version=…`. Only `http` and `https`, and no key in it.
     pub url: String,
     /// The model's name, as the server knows it.
     pub model: String,
@@ -130,12 +130,12 @@ impl Endpoint {
     /// `path` is the task's, such as `chat/completions`.
     pub(super) fn new(options: &EndpointOptions, path: &str, key: Option<ApiKey>) -> Result<Self> {
         let uri = parse_url(&options.url)?;
-        let base = options.url.trim_end_matches('/');
-        let url = if uri.query().is_some() || base.ends_with(path) {
-            base.to_owned()
-        } else {
-            format!("{base}/{path}")
+        let (base, query) = match options.url.split_once('?') {
+            Some((base, query)) => (base, format!("?{query}")),
+            None => (options.url.as_str(), String::new()),
         };
+        let base = base.trim_end_matches('/').trim_end_matches(path).trim_end_matches('/');
+        let url = format!("{base}/{path}{query}");
         options.retry.check()?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)

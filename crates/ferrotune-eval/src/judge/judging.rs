@@ -16,12 +16,12 @@ use ferrotune_core::digest;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Estimate, FinishReason, Judge, JudgeError, JudgeReply, JudgeRequest, JudgeUsage, Message, Price,
-    ReplyCache, ReplyFormat, Role, limits::lock,
+    Estimate, Judge, JudgeReply, JudgeRequest, JudgeUsage, Price, ReplyCache,
+    interview::{Interview, Log, Question, Stop},
+    limits::lock,
 };
 use crate::{
-    Error, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore,
-    Transcript, judged::reply::quoted,
+    Error, Failure, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore, Transcript,
 };
 
 /// How a judge is asked, and what its failures mean.
@@ -65,79 +65,16 @@ impl Default for JudgingOptions {
 /// Samples are judged by as many threads as the judge allows; results are kept by sample, so neither their order nor the
 /// number of threads changes anything.
 pub struct Judging {
-    judge: Arc<dyn Judge>,
-    cache: Arc<ReplyCache>,
-    options: JudgingOptions,
-    usage: Mutex<JudgeUsage>,
-}
-
-/// One question of a metric.
-pub(crate) struct Question {
-    pub(crate) purpose: &'static str,
-    pub(crate) system: String,
-    pub(crate) messages: Vec<Message>,
-    pub(crate) format: ReplyFormat,
-}
-
-impl Question {
-    pub(crate) fn new(purpose: &'static str, system: &str, prompt: String, format: ReplyFormat) -> Self {
-        let messages = vec![Message { role: Role::User, content: prompt }];
-        Self { purpose, system: system.to_owned(), messages, format }
-    }
-
-    /// The same conversation, continued by the judge's reply and an answer to it.
-    pub(crate) fn continued(&self, reply: &str, answer: String) -> Self {
-        let mut messages = self.messages.clone();
-        messages.push(Message { role: Role::Assistant, content: reply.to_owned() });
-        messages.push(Message { role: Role::User, content: answer });
-        Self { purpose: self.purpose, system: self.system.clone(), messages, format: self.format }
-    }
-}
-
-/// Why a sample's judgment ends without a score.
-pub(crate) enum Stop {
-    /// The sample has failed.
-    Failure(Failure),
-    /// The whole run has.
-    Error(Error),
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
+    pub(super) judge: Arc<dyn Judge>,
+    pub(super) cache: Arc<ReplyCache>,
+    pub(super) options: JudgingOptions,
+    pub(super) usage: Mutex<JudgeUsage>,
 }
 
 /// What was found out about one sample.
 pub(crate) struct Verdict {
     pub(crate) score: f64,
     pub(crate) extracted: String,
-}
-
-/// The conversation about one sample.
-pub(crate) struct Interview<'j> {
-    judging: &'j Judging,
-    sample: &'j str,
-    repeat: u32,
-    log: &'j RefCell<Log>,
-}
-
-/// What was said about a sample and what it cost.
-#[derive(Default)]
-struct Log {
-    replies: Vec<(&'static str, String)>,
-    asked: u32,
-    latency_ms: f64,
-    usage: JudgeUsage,
-    models: BTreeSet<String>,
-    /// Seconds since 1970.
-    created: BTreeSet<u64>,
 }
 
 struct Judgment {
@@ -270,7 +207,7 @@ impl Judging {
     }
 
     /// The question as the judge gets it, and the digest of everything that its reply depends on.
-    fn request(&self, sample: &str, repeat: u32, question: &Question) -> (JudgeRequest, String) {
+    pub(super) fn request(&self, sample: &str, repeat: u32, question: &Question) -> (JudgeRequest, String) {
         let request = JudgeRequest {
             sample: sample.to_owned(),
             purpose: question.purpose.to_owned(),
@@ -332,83 +269,8 @@ impl fmt::Debug for Judging {
     }
 }
 
-impl Interview<'_> {
-    /// Asks a question, or finds the reply to it in the cache.
-    pub(crate) fn ask(&self, question: &Question) -> Result<JudgeReply, Stop> {
-        let judging = self.judging;
-        let (request, key) = judging.request(self.sample, self.repeat, question);
-        let mut log = self.log.borrow_mut();
-        let reply = if let Some(reply) = judging.cache.get::<JudgeReply>(&key) {
-            log.usage.cached += 1;
-            lock(&judging.usage).cached += 1;
-            reply
-        } else {
-            let outcome = judging.judge.ask(&request);
-            let price = judging.options.price.as_ref();
-            log.usage.add_call(&outcome, price);
-            if let Err(JudgeError::Unavailable { retries, .. }) = &outcome {
-                log.asked += 1 + retries;
-            }
-            lock(&judging.usage).add_call(&outcome, price);
-            let reply = outcome.map_err(|error| match error {
-                JudgeError::Refused { detail } => {
-                    Stop::Error(Error::JudgeRefused { judge: judging.judge.identity().name, detail })
-                }
-                JudgeError::Unavailable { detail, .. } => {
-                    Stop::Failure(Failure { kind: FailureKind::JudgeUnavailable, detail })
-                }
-            })?;
-            judging.cache.put_all([(key.as_str(), &reply)])?;
-            reply
-        };
-        log.asked += 1 + reply.retries;
-        log.latency_ms += reply.latency_ms;
-        log.replies.push((question.purpose, reply.text.clone()));
-        if !reply.model.is_empty() {
-            log.models.insert(reply.model.clone());
-        }
-        log.created.extend(reply.created);
-        Ok(reply)
-    }
-
-    /// Asks until `read` understands a reply, at most once more than [`JudgingOptions::reasks`]. What `read` says of a reply
-    /// that it does not understand is told to the judge, so it must not quote it.
-    ///
-    /// A reply that was cut off or withheld is never read: what is left of it may look complete.
-    pub(crate) fn ask_for<T>(
-        &self,
-        question: &Question,
-        read: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<T, Stop> {
-        let read_whole = |reply: &JudgeReply| match reply.finish {
-            FinishReason::Length => {
-                Err(format!("the reply was cut off at {} tokens", self.judging.options.max_tokens))
-            }
-            FinishReason::ContentFilter => Err("the server withheld the reply".to_owned()),
-            FinishReason::Stop | FinishReason::Unknown => read(&reply.text),
-        };
-        let mut reply = self.ask(question)?;
-        let mut found = read_whole(&reply);
-        for _ in 0..self.judging.options.reasks {
-            let Err(problem) = &found else { break };
-            let answer = format!(
-                "That reply cannot be used: {problem}. Reply again, with exactly the JSON that was asked for and \
-                 nothing else."
-            );
-            reply = self.ask(&question.continued(&reply.text, answer))?;
-            found = read_whole(&reply);
-        }
-        found.map_err(|problem| judge_reply(format!("{problem}: {}", quoted(&reply.text))).into())
-    }
-}
-
-/// The failure of a sample whose judge cannot be understood.
-pub(crate) fn judge_reply(detail: impl Into<String>) -> Failure {
-    Failure { kind: FailureKind::JudgeReply, detail: detail.into() }
-}
-
 impl Verdicts {
-    /// The mean of the scores, with who judged, from which prompts (`prompts` is their text), and at what cost.
+    /// The mean of the scores, with who judged, by which prompts, and at what cost.
     pub(crate) fn into_measurement(
         self,
         judging: &Judging,
@@ -458,7 +320,7 @@ impl Verdicts {
         let info = JudgeInfo {
             name: identity.name,
             params,
-            prompt_sha: digest::of_bytes(prompts.join("\n\u{1e}\n").as_bytes()),
+            prompt_sha: digest::of_bytes(prompts.join("\n").as_bytes()),
         };
         measurement.judged = Some(Judged { info, usage: self.usage, transcripts });
         measurement

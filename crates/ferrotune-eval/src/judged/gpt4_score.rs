@@ -53,6 +53,12 @@ impl Gpt4Score {
         Ok(Self { judging, marks: pattern(r"\[\[([^\[\]]*)\]\]")? })
     }
 
+    /// What the judge is asked, without the material; records hold its digest.
+    #[must_use]
+    pub fn prompts() -> Vec<String> {
+        vec![PROMPT.text()]
+    }
+
     fn read(&self, reply: &str) -> Result<u8, String> {
         #[derive(Deserialize)]
         struct Reply {
@@ -86,7 +92,7 @@ impl Metric for Gpt4Score {
             Ok(Verdict { score: f64::from(score), extracted: score.to_string() })
         })?;
         let variant = "integer 1 to 10 with reference, ferrotune 1";
-        Ok(vec![verdicts.into_measurement(&self.judging, "gpt4_score", variant, &[PROMPT.text()])])
+        Ok(vec![verdicts.into_measurement(&self.judging, "gpt4_score", variant, &Self::prompts())])
     }
 
     fn estimate(&self, pairs: &[Pair]) -> Estimate {
@@ -115,6 +121,12 @@ impl FastChatScore {
     /// None; a constructor that compiles a pattern passes its error on.
     pub fn new(judging: Arc<Judging>) -> Result<Self> {
         Ok(Self { judging, rating: pattern(r"\[\[(\d+\.?\d*)\]\]")?, backup: pattern(r"\[(\d+\.?\d*)\]")? })
+    }
+
+    /// What the judge is asked, without the material; records hold its digest.
+    #[must_use]
+    pub fn prompts() -> Vec<String> {
+        vec![FASTCHAT_PROMPT.text()]
     }
 
     fn read(&self, reply: &str) -> Result<f64, String> {
@@ -146,7 +158,7 @@ impl Metric for FastChatScore {
             Ok(Verdict { score, extracted: score.to_string() })
         })?;
         let variant = "FastChat single-answer rules, own prompt 1";
-        Ok(vec![verdicts.into_measurement(&self.judging, metric, variant, &[FASTCHAT_PROMPT.text()])])
+        Ok(vec![verdicts.into_measurement(&self.judging, metric, variant, &Self::prompts())])
     }
 
     fn estimate(&self, pairs: &[Pair]) -> Estimate {

@@ -10,8 +10,8 @@ use ferrotune_core::Embedder as _;
 use ferrotune_eval::{
     Error, Failure, FailureKind, Metric as _, OnFailure, Pair, Run, evaluate,
     judge::{
-        ApiKey, ChatEndpoint, ChatOptions, EmbeddingsEndpoint, EndpointOptions, JsonMode, Judging,
-        JudgingOptions, Limits, Price, ReplyCache, TokenLimitField,
+        ApiKey, ChatEndpoint, ChatOptions, EmbeddingsEndpoint, EndpointOptions, JsonMode, Judge as _,
+        Judging, JudgingOptions, Limits, Price, ReplyCache, TokenLimitField,
     },
     judged::Gpt4Score,
     statistics::Bootstrap,
@@ -396,6 +396,35 @@ fn addresses_that_are_none_or_hold_a_password_are_refused() {
         let error = ChatEndpoint::new(&EndpointOptions::new(url, "m"), None).unwrap_err();
         assert!(matches!(error, Error::Setting { option: "url", .. }), "{url}: {error}");
         assert!(!error.to_string().contains("pass@"), "{error}");
+    }
+}
+
+#[test]
+fn the_path_is_added_once_and_before_a_query() {
+    for (suffix, expected) in [
+        ("", "/v1/chat/completions"),
+        ("/", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions/", "/v1/chat/completions"),
+        ("/?api-version=1", "/v1/chat/completions?api-version=1"),
+        ("/chat/completions?api-version=1", "/v1/chat/completions?api-version=1"),
+    ] {
+        let server =
+            Server::new(
+                move |seen: &Seen| {
+                    if seen.path == expected { Act::says(GOOD) } else { Act::status(404, &seen.path) }
+                },
+            );
+        let mut options = server.options();
+        options.url.push_str(suffix);
+        let judge = chat(&server, &options);
+        assert!(!format!("{:?}", judge.identity()).contains("api-version"));
+        let judging = judging(judge, &in_memory(), OnFailure::Error);
+        assert_eq!(
+            Gpt4Score::new(judging).unwrap().measure(&pairs(1)).unwrap()[0].value(),
+            Some(8.0),
+            "{suffix}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferrotune_core::{
-    BoxError, Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason,
+    BoxError, Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason, digest,
 };
 use ferrotune_eval::{
     Error, FailureKind, Metric, OnFailure, Pair, Registry, Run, evaluate,
@@ -143,7 +143,9 @@ fn records_and_sample_lines_hold_who_judged_and_what_was_said() {
     let record = serde_json::to_value(&found.records[0]).unwrap();
     assert_eq!(record["judge"]["name"], "scripted");
     assert_eq!(record["judge"]["params"]["temperature"], 0.0);
-    assert_eq!(record["judge"]["prompt_sha"].as_str().unwrap().len(), 64);
+    let prompts = Gpt4Score::prompts().join("\n");
+    assert!(prompts.contains("an integer from 1 to 10"), "{prompts}");
+    assert_eq!(record["judge"]["prompt_sha"], digest::of_bytes(prompts.as_bytes()));
     assert_eq!(
         (&record["judge_usage"]["calls"], &record["judge_usage"]["uncounted"]),
         (&json!(2), &json!(2))

@@ -71,13 +71,16 @@ impl CorrectnessRules {
         }
     }
 
-    fn prompts(self) -> Vec<Prompt> {
-        match self {
-            Self::Reconciled => reconciled::PROMPTS.to_vec(),
-            Self::Ragas017 => ragas::PROMPTS_017.to_vec(),
-            Self::Ragas019 => ragas::PROMPTS_019.to_vec(),
-            Self::Ragas04Legacy | Self::Ragas04Collections => ragas::PROMPTS_04.to_vec(),
-        }
+    /// What the judge is asked under these rules, without the material; records hold the digest.
+    #[must_use]
+    pub fn prompts(self) -> Vec<String> {
+        let prompts: &[Prompt] = match self {
+            Self::Reconciled => &reconciled::PROMPTS,
+            Self::Ragas017 => &ragas::PROMPTS_017,
+            Self::Ragas019 => &ragas::PROMPTS_019,
+            Self::Ragas04Legacy | Self::Ragas04Collections => &ragas::PROMPTS_04,
+        };
+        prompts.iter().map(Prompt::text).collect()
     }
 }
 
@@ -294,9 +297,8 @@ impl Metric for AnswerCorrectness {
         let verdicts = self
             .judging
             .judge_all(rules.metric(), pairs, |interview, pair| self.score(interview, pair, &similarities))?;
-        let prompts: Vec<String> = rules.prompts().iter().map(Prompt::text).collect();
         let mut measurement =
-            verdicts.into_measurement(&self.judging, rules.metric(), rules.variant(), &prompts);
+            verdicts.into_measurement(&self.judging, rules.metric(), rules.variant(), &rules.prompts());
         measurement = measurement
             .with_param("weights", self.config.weights.to_vec())
             .with_param("beta", self.config.beta)
