@@ -24,10 +24,14 @@ pub struct SpecialTokens {
 
 /// Text to ids and back; implementors provide all methods.
 ///
-/// No special token is ever added, and text that spells one (`</s>`) is text: BOS and EOS are ids that callers place.
+/// No special token is ever added, and text that spells one (`</s>`) is text, except in
+/// [`encode_markup`](Self::encode_markup): BOS and EOS are ids that callers place.
 pub trait Tokenize: Send + Sync {
     /// Ids and offsets of `text`.
     fn encode(&self, text: &str) -> Result<Encoding, BoxError>;
+
+    /// Ids and offsets of what a chat template wrote: text in which the spelling of a special token is that token.
+    fn encode_markup(&self, text: &str) -> Result<Encoding, BoxError>;
 
     /// The text of `ids`; special tokens give no text.
     fn decode(&self, ids: &[u32]) -> Result<String, BoxError>;

@@ -144,6 +144,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A chat template is no Jinja, or refuses a conversation.
+    #[error("the chat template of `{}` fails: {problem}", path.display())]
+    ChatTemplate {
+        /// The file it stands in.
+        path: PathBuf,
+        /// What the template or its compiler says.
+        problem: String,
+    },
+
     /// Two files of a model folder disagree about a special token.
     #[error("the {role} token of `{}` is {first} but {second}; make the files agree", folder.display())]
     SpecialTokenConflict {

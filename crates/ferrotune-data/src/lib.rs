@@ -5,7 +5,8 @@
 //! [`Sample`](ferrotune_core::Sample) with the positions to learn marked, [`prepare`](fn@prepare) does that
 //! for a whole list in parallel and behind a cache, [`split`](fn@split) deals records into parts, [`batches`]
 //! plans an epoch and [`Batch`] lays samples side by side. Everything is a pure function of its inputs and a
-//! seed, so a run can be repeated and resumed; nothing here knows tensors or prints.
+//! seed, so a run can be repeated and resumed; nothing here knows tensors or prints. [`ChatTemplate`] writes a conversation
+//! down as a chat checkpoint wants it.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -21,6 +22,7 @@
 
 mod batch;
 mod cache;
+mod chat_template;
 mod encode;
 mod error;
 mod prepare;
@@ -36,6 +38,7 @@ pub mod template;
 
 pub use batch::{Batch, LastBatch, batches, evaluation_batches};
 pub use cache::CacheUse;
+pub use chat_template::{ChatTemplate, GenerationPrompt, StudyTemplate};
 pub use encode::{Encoded, Limits, encode, encode_prompt, encode_text};
 pub use error::Error;
 pub use prepare::{Counts, PrepareReport, Prepared, Progress, kept_by_all, prepare};

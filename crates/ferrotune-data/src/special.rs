@@ -93,7 +93,8 @@ fn named(claim: &Claim) -> String {
     }
 }
 
-fn read_object(path: &Path) -> Result<Option<Value>, Error> {
+/// The JSON object in a file; nothing where there is no file.
+pub(crate) fn read_object(path: &Path) -> Result<Option<Value>, Error> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -111,7 +112,7 @@ fn read_object(path: &Path) -> Result<Option<Value>, Error> {
 }
 
 /// A token is written as its text or as an object with `content`.
-fn content(value: &Value) -> Option<&str> {
+pub(crate) fn content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 

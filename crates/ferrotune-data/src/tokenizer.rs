@@ -1,6 +1,6 @@
 //! A model folder's `tokenizer.json` as the port that the rest of Ferrotune speaks to.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, sync::OnceLock};
 
 use ferrotune_core::{BoxError, Encoding, SpecialTokens, Tokenize, digest};
 
@@ -17,6 +17,8 @@ const FINGERPRINT_VERSION: &str = "ferrotune tokenizer 1";
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same tokenizer that takes spelt special tokens for what they spell; made when first asked.
+    markup: OnceLock<tokenizers::Tokenizer>,
     special: SpecialTokens,
     vocabulary_size: usize,
     fingerprint: String,
@@ -55,7 +57,7 @@ impl Tokenizer {
         let fingerprint = digest::of_bytes(
             format!("{FINGERPRINT_VERSION}\n{}\n{special:?}", digest::of_bytes(&bytes)).as_bytes(),
         );
-        let tokenizer = Self { inner, special, vocabulary_size, fingerprint };
+        let tokenizer = Self { inner, markup: OnceLock::new(), special, vocabulary_size, fingerprint };
         tokenizer.check_that_text_stays_text().map_err(invalid)?;
         Ok(tokenizer)
     }
@@ -83,6 +85,12 @@ impl Tokenizer {
     }
 }
 
+fn encoded(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Encoding, BoxError> {
+    let encoding = tokenizer.encode(text, false)?;
+    let offsets = encoding.get_offsets().iter().map(|&(start, end)| Range { start, end }).collect();
+    Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets })
+}
+
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
@@ -98,9 +106,16 @@ impl Tokenize for Tokenizer {
     /// character, and a piece that begins with the word mark covers the space that the mark stands for, if
     /// there is one.
     fn encode(&self, text: &str) -> Result<Encoding, BoxError> {
-        let encoding = self.inner.encode(text, false)?;
-        let offsets = encoding.get_offsets().iter().map(|&(start, end)| Range { start, end }).collect();
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets })
+        encoded(&self.inner, text)
+    }
+
+    fn encode_markup(&self, text: &str) -> Result<Encoding, BoxError> {
+        let markup = self.markup.get_or_init(|| {
+            let mut markup = self.inner.clone();
+            markup.set_encode_special_tokens(false);
+            markup
+        });
+        encoded(markup, text)
     }
 
     /// SentencePiece decoders drop one space at the beginning of a text, also where `ids` are the middle of

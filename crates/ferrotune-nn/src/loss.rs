@@ -52,12 +52,17 @@ pub fn causal_lm_loss(model: &dyn CausalLm, batch: &Labelled<'_>, pass: &Pass) -
 
 /// Log-probabilities of each id given those before it, `[batch, sequence - 1]` in 32 bits: entry `[b, i]` is that of
 /// `ids[b, i + 1]`. Also whether each is the most probable id at its place.
+///
+/// The last id of a row is predicted and never read, so a row may be one id longer than the model's positions.
 pub fn token_log_likelihoods(model: &dyn CausalLm, tokens: &Tokens<'_>) -> Result<(Tensor, Tensor)> {
     let pass = Pass::eval();
-    let hidden = model.hidden(tokens, None, &pass)?;
     let sequence = tokens.ids.size()[1];
+    let read = tokens.ids.f_narrow(1, 0, sequence - 1)?; // [b, t - 1]
+    let lengths: Option<Vec<i64>> =
+        tokens.lengths.map(|lengths| lengths.iter().map(|&length| length.min(sequence - 1)).collect());
+    let hidden = model.hidden(&Tokens { ids: &read, lengths: lengths.as_deref() }, None, &pass)?;
     let targets = tokens.ids.f_narrow(1, 1, sequence - 1)?; // [b, t - 1]
-    let logits = model.logits(&hidden.states.f_narrow(1, 0, sequence - 1)?, &pass)?; // [b, t - 1, vocabulary]
+    let logits = model.logits(&hidden.states, &pass)?; // [b, t - 1, vocabulary]
     let log_probabilities = logits.f_log_softmax(-1, Kind::Float)?;
     let chosen = log_probabilities.f_gather(-1, &targets.f_unsqueeze(-1)?, false)?.f_squeeze_dim(-1)?;
     let greedy = logits.f_argmax(-1, false)?.f_eq_tensor(&targets)?;

@@ -15,6 +15,17 @@ use crate::{Error, Result};
 /// How many ids a batch may hold, padding included, unless a single row is longer.
 const DEFAULT_BATCH_TOKENS: usize = 4096;
 
+/// What prompts are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PromptText {
+    /// Text: what spells a special token is text, and BOS is put before it.
+    #[default]
+    Plain,
+    /// What a chat template wrote: what spells a special token is that token, and BOS is put before it only where the
+    /// template did not.
+    Markup,
+}
+
 /// A causal language model with its tokenizer.
 ///
 /// Batches are formed by length and results put back in order, so they depend on the batch size only by rounding.
@@ -23,13 +34,14 @@ pub struct ScoredModel<'m, T> {
     model: &'m dyn CausalLm,
     tokenizer: &'m T,
     batch_tokens: usize,
+    prompts: PromptText,
 }
 
 impl<'m, T> ScoredModel<'m, T> {
     /// The port over `model`. Scoring ids alone needs no tokenizer; `&()` will do.
     #[must_use]
     pub fn new(model: &'m dyn CausalLm, tokenizer: &'m T) -> Self {
-        Self { model, tokenizer, batch_tokens: DEFAULT_BATCH_TOKENS }
+        Self { model, tokenizer, batch_tokens: DEFAULT_BATCH_TOKENS, prompts: PromptText::Plain }
     }
 
     /// The same with another size of batch, in ids with padding.
@@ -38,12 +50,22 @@ impl<'m, T> ScoredModel<'m, T> {
         Self { batch_tokens, ..self }
     }
 
+    /// The same for prompts of this kind.
+    #[must_use]
+    pub fn with_prompts(self, prompts: PromptText) -> Self {
+        Self { prompts, ..self }
+    }
+
     /// The log-likelihood of each row's supervised ids, each given all ids before it. Row by row in the given order.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] for a row that is longer than the model's positions; what the model gives.
     pub fn score_ids(&self, rows: &[(Vec<u32>, Vec<bool>)]) -> Result<Vec<Likelihood>> {
-        let limit = self.model.max_positions();
+        self.score_rows(rows, self.model.max_positions())
+    }
+
+    /// The same for rows of at most `limit` ids.
+    fn score_rows(&self, rows: &[(Vec<u32>, Vec<bool>)], limit: i64) -> Result<Vec<Likelihood>> {
         if let Some((index, (ids, _))) =
             rows.iter().enumerate().find(|(_, (ids, _))| ids.len() as i64 > limit)
         {
@@ -154,55 +176,92 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         let ids: Vec<u32> = continued.ids.iter().map(|&id| id as u32).collect();
         let mut text = self.tokenizer.decode(&ids).map_err(|source| Error::Decode { source })?;
         let mut stop = if continued.ended { StopReason::EndOfSequence } else { StopReason::Length };
-        let first = limits
-            .stop
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .filter_map(|stop| text.find(stop.as_str()))
-            .min();
-        if let Some(end) = first {
-            text.truncate(end);
-            stop = StopReason::StopText;
+        for end in limits.stop.iter().filter(|stop| !stop.is_empty()) {
+            if let Some(end) = text.find(end.as_str()) {
+                text.truncate(end);
+                stop = StopReason::StopText;
+            }
         }
         Ok(Generation { text, tokens: ids.len(), stop, dropped: 0 })
     }
 
-    fn bos(&self) -> Option<u32> {
-        self.tokenizer.special().bos
+    /// The ids of a text that begins a sequence, BOS included.
+    fn beginning(&self, text: &str) -> Result<Vec<u32>, BoxError> {
+        let bos = self.tokenizer.special().bos;
+        let ids = match self.prompts {
+            PromptText::Plain => self.tokenizer.encode(text)?.ids,
+            PromptText::Markup => self.tokenizer.encode_markup(text)?.ids,
+        };
+        let has_bos = self.prompts == PromptText::Markup && bos.is_some() && ids.first().copied() == bos;
+        Ok(bos.filter(|_| !has_bos).into_iter().chain(ids).collect())
+    }
+
+    /// The ids of a context and a text after it, and where those of the text begin: after as many as the context has by
+    /// itself. Whitespace at the end of the context counts as part of the text, since tokens begin with it.
+    ///
+    /// *Source*: `_encode_pair` of lm-evaluation-harness, which cuts in the same place where the two do not meet in one
+    /// token.
+    fn pair(&self, request: &Continuation) -> Result<(Vec<u32>, usize), BoxError> {
+        let context = request.context.trim_end();
+        let moved = &request.context[context.len()..];
+        let ids = self.beginning(&format!("{context}{moved}{}", request.text))?;
+        let start = if request.context.is_empty() {
+            usize::from(self.tokenizer.special().bos.is_some())
+        } else {
+            self.beginning(context)?.len()
+        };
+        if start >= ids.len() && !request.text.is_empty() {
+            return Err(Error::Setting {
+                setting: "text to score",
+                found: format!("{:?}, which joins the end of its context in one token", request.text),
+                expected: "a text that begins with a token of its own".to_owned(),
+            }
+            .into());
+        }
+        Ok((ids, start))
     }
 }
 
 impl<T: Tokenize> LanguageModel for ScoredModel<'_, T> {
-    /// Context and text are tokenized together; a token belongs to the text if it covers any byte of it.
+    /// Context and text are tokenized together and divided as lm-evaluation-harness divides them. What exceeds the
+    /// model's positions is dropped from the beginning of the context, never from the text.
     fn log_likelihoods(&mut self, requests: &[Continuation]) -> Result<Vec<Likelihood>, BoxError> {
-        let rows = requests
-            .iter()
-            .map(|request| {
-                let encoding = self.tokenizer.encode(&format!("{}{}", request.context, request.text))?;
-                let mut ids: Vec<u32> = self.bos().into_iter().collect();
-                let mut scored = vec![false; ids.len()];
-                ids.extend(&encoding.ids);
-                scored.extend(encoding.offsets.iter().map(|bytes| bytes.end > request.context.len()));
-                Ok((ids, scored))
-            })
-            .collect::<Result<Vec<_>, BoxError>>()?;
-        Ok(self.score_ids(&rows)?)
+        // The last id is predicted and never read.
+        let limit = self.model.max_positions() + 1;
+        let mut dropped = Vec::with_capacity(requests.len());
+        let mut rows = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (mut ids, start) = self.pair(request)?;
+            // At least one id stays before the text; a text that is longer is an error of the scorer.
+            let excess = ids.len().saturating_sub(limit as usize).min(start.saturating_sub(1));
+            ids.drain(..excess);
+            let scored = (0..ids.len()).map(|place| place + excess >= start).collect();
+            rows.push((ids, scored));
+            dropped.push(excess);
+        }
+        let found = self.score_rows(&rows, limit)?;
+        Ok(found.into_iter().zip(dropped).map(|(found, dropped)| Likelihood { dropped, ..found }).collect())
     }
 
+    /// A prompt that leaves no room for the answer loses its beginning, as in lm-evaluation-harness; where the answer may
+    /// be longer than half of the model's positions, the prompt keeps the other half.
     fn generate(
         &mut self,
         prompts: &[String],
         limits: &GenerationLimits,
     ) -> Result<Vec<Generation>, BoxError> {
-        let prompts = prompts
-            .iter()
-            .map(|prompt| {
-                let mut ids: Vec<u32> = self.bos().into_iter().collect();
-                ids.extend(self.tokenizer.encode(prompt)?.ids);
-                Ok(ids)
-            })
-            .collect::<Result<Vec<_>, BoxError>>()?;
-        Ok(self.generate_ids(&prompts, limits)?)
+        let positions = self.model.max_positions() as usize;
+        let room = positions - limits.max_new_tokens.min(positions / 2);
+        let mut dropped = Vec::with_capacity(prompts.len());
+        let mut rows = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let ids = self.beginning(prompt)?;
+            let excess = ids.len().saturating_sub(room);
+            rows.push(ids[excess..].to_vec());
+            dropped.push(excess);
+        }
+        let found = self.generate_ids(&rows, limits)?;
+        Ok(found.into_iter().zip(dropped).map(|(found, dropped)| Generation { dropped, ..found }).collect())
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_inputs;
 mod batching;
+mod chat;
 mod encoding;
 mod formats;
 mod inputs;

@@ -77,6 +77,9 @@ impl Tokenize for Counting {
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.encode(text)
     }
+    fn encode_markup(&self, text: &str) -> Result<Encoding, BoxError> {
+        self.0.encode_markup(text)
+    }
     fn decode(&self, ids: &[u32]) -> Result<String, BoxError> {
         self.0.decode(ids)
     }
