@@ -20,6 +20,7 @@ mod adapted;
 mod auto;
 mod base;
 mod builtin;
+mod chat;
 mod compute;
 mod error;
 mod grow;
@@ -37,13 +38,14 @@ pub use adapted::{Adapted, Start, adapt, copy_companions, merge};
 pub use auto::{Architecture, AutoCausalLm, LoadOptions};
 pub use base::{BaseConfig, Quantize};
 pub use builtin::builtin;
+pub use chat::Chat;
 pub use compute::{Compute, device_name, kind_name};
 pub use error::{Error, Result};
 pub use grow::grow;
 pub use instructions::{DataConfig, Instructions, Parts, evaluation_plan, training_plan};
 pub use measure::{Measure, MeasureConfig, Measured, ids_of, request, response};
 pub use quantized::quantize;
-pub use scored::ScoredModel;
+pub use scored::{PromptText, ScoredModel};
 pub use upcycle::{Upcycle, upcycle};
 
 /// The README's programs must compile.

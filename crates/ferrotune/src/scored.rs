@@ -196,25 +196,26 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         Ok(bos.filter(|_| !has_bos).into_iter().chain(ids).collect())
     }
 
-    /// The ids of a context and a text after it, and where those of the text begin: after as many as the context has by
-    /// itself. Whitespace at the end of the context counts as part of the text, since tokens begin with it.
+    /// The ids of a context and of a text after it, and where the text's begin.
     ///
-    /// *Source*: `_encode_pair` of lm-evaluation-harness, which cuts in the same place where the two do not meet in one
-    /// token.
+    /// The text's ids are those of both together beyond as many as the context has by itself, and the context's are its
+    /// own: where a token spans the two, it is cut as lm-evaluation-harness cuts it (`_encode_pair`). Whitespace at the
+    /// end of the context counts as part of the text, since tokens begin with it.
     fn pair(&self, request: &Continuation) -> Result<(Vec<u32>, usize), BoxError> {
         let context = request.context.trim_end();
-        let moved = &request.context[context.len()..];
-        let ids = self.beginning(&format!("{context}{moved}{}", request.text))?;
-        let start = if request.context.is_empty() {
-            usize::from(self.tokenizer.special().bos.is_some())
+        let together = self.beginning(&format!("{}{}", request.context, request.text))?;
+        let mut ids = if request.context.is_empty() {
+            self.tokenizer.special().bos.into_iter().collect()
         } else {
-            self.beginning(context)?.len()
+            self.beginning(context)?
         };
-        if start >= ids.len() && !request.text.is_empty() {
+        let start = ids.len();
+        ids.extend(together.iter().skip(start));
+        if ids.len() == start && !request.text.is_empty() {
             return Err(Error::Setting {
                 setting: "text to score",
-                found: format!("{:?}, which joins the end of its context in one token", request.text),
-                expected: "a text that begins with a token of its own".to_owned(),
+                found: format!("{:?}, whose tokens join those of its context", request.text),
+                expected: "a text that adds a token to its context".to_owned(),
             }
             .into());
         }
@@ -223,8 +224,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
 }
 
 impl<T: Tokenize> LanguageModel for ScoredModel<'_, T> {
-    /// Context and text are tokenized together and divided as lm-evaluation-harness divides them. What exceeds the
-    /// model's positions is dropped from the beginning of the context, never from the text.
+    /// Context and text become ids as in lm-evaluation-harness. What exceeds the model's positions is dropped from the beginning of the context, never from the text.
     fn log_likelihoods(&mut self, requests: &[Continuation]) -> Result<Vec<Likelihood>, BoxError> {
         // The last id is predicted and never read.
         let limit = self.model.max_positions() + 1;

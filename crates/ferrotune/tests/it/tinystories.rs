@@ -18,7 +18,7 @@ use crate::golden::{self, relative_to_largest};
 const LOGITS: f64 = 2e-5;
 
 /// Log-likelihoods of single tokens in 32 bits, from logits as large as 16.
-const LOG_LIKELIHOOD: f64 = 1e-4;
+pub(crate) const LOG_LIKELIHOOD: f64 = 1e-4;
 
 /// How much larger than transformers' own our error in bf16 may be.
 const BF16: f64 = 1.1;
@@ -27,7 +27,7 @@ const BF16: f64 = 1.1;
 const UPCYCLED: f64 = 1e-4;
 
 /// The checkpoint, where it is there.
-fn checkpoint(claim: &str) -> Option<PathBuf> {
+pub(crate) fn checkpoint(claim: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("FERROTUNE_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let folder = shared.join("data/tinystories-656k");
@@ -38,7 +38,7 @@ fn checkpoint(claim: &str) -> Option<PathBuf> {
     None
 }
 
-fn load(folder: &Path, kind: Kind) -> Box<dyn CausalLm> {
+pub(crate) fn load(folder: &Path, kind: Kind) -> Box<dyn CausalLm> {
     let options = LoadOptions::new(Device::Cpu, kind);
     AutoCausalLm::open(folder).unwrap().load(&options, &mut Frozen::new(Dense)).unwrap()
 }

@@ -1,0 +1,71 @@
+//! How a checkpoint is spoken to: as text, through its own chat template, or through the study's.
+
+use std::{path::Path, str::FromStr, sync::Arc};
+
+use ferrotune_data::{ChatTemplate, StudyTemplate};
+use ferrotune_eval::task::{PromptStyle, Turns};
+
+use crate::{Error, PromptText, Result};
+
+/// Which template questions go through; what users write as `--chat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Chat {
+    /// The checkpoint's own template if it has one, as instruct checkpoints do; else none.
+    #[default]
+    Auto,
+    /// Plain text, as base checkpoints are measured.
+    None,
+    /// The checkpoint's own template, which must be there.
+    Template,
+    /// The template that models are fine-tuned with here.
+    Study,
+}
+
+impl FromStr for Chat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            "template" => Ok(Self::Template),
+            "study" => Ok(Self::Study),
+            other => Err(Error::Setting {
+                setting: "chat",
+                found: format!("`{other}`"),
+                expected: "auto, none, template or study".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Chat {
+    /// How prompts for the model of a folder are written, and how [`ScoredModel`](crate::ScoredModel) reads them.
+    ///
+    /// The study's template has one turn; `turns` says where examples go under a checkpoint's own.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for [`Chat::Template`] where the folder has none; a template that cannot be read.
+    pub fn style(self, folder: &Path, turns: Turns) -> Result<(PromptStyle, PromptText)> {
+        let own = match self {
+            Self::Auto | Self::Template => ChatTemplate::open(folder)?,
+            Self::None | Self::Study => None,
+        };
+        match (self, own) {
+            (Self::Study, _) => {
+                let template = Arc::new(StudyTemplate);
+                Ok((PromptStyle::Template { template, turns: Turns::One }, PromptText::Plain))
+            }
+            (_, Some(template)) => {
+                Ok((PromptStyle::Template { template: Arc::new(template), turns }, PromptText::Markup))
+            }
+            (Self::Template, None) => Err(Error::Setting {
+                setting: "chat",
+                found: format!("template, and `{}` has none", folder.display()),
+                expected: "a folder with chat_template.jinja, or chat_template in tokenizer_config.json"
+                    .to_owned(),
+            }),
+            _ => Ok((PromptStyle::Plain, PromptText::Plain)),
+        }
+    }
+}
