@@ -313,3 +313,50 @@ fn is_dict_of_pydantic_1(value: &Value) -> bool {
 fn is_reasoned_statement(value: &Value) -> bool {
     ["statement", "reason"].iter().all(|field| value.get(field).is_some_and(Value::is_string))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(reply: &str) -> Option<(usize, usize, usize)> {
+        let value = langchain::parse(reply, Escape::Kept)?;
+        counts_of(&value, is_dict_of_pydantic_1).map(|c| (c.tp, c.fp, c.fn_))
+    }
+
+    /// The parser's behaviour as the reference states it for 0.1.9; the golden files have it for many more replies.
+    #[test]
+    fn replies_are_parsed_as_leniently_as_in_0_1_9() {
+        let entry = r#"{"statement": "s", "reason": "r"}"#;
+        let bare = format!(r#"{{"TP": [{entry}], "FP": [], "FN": [{entry}, {entry}]}}"#);
+        let cut = format!(r#"{{"TP": [{entry}], "FP": [], "FN":["#);
+        for (reply, expected) in [
+            (bare.clone(), Some((1, 0, 2))),
+            (format!("```json\n{bare}\n```"), Some((1, 0, 2))),
+            (format!("Here it is:\n```json\n{bare}\n```"), Some((1, 0, 2))),
+            (cut, Some((1, 0, 0))),
+            (bare.replace("\"TP\"", "\"note\": 1, \"TP\""), Some((1, 0, 2))),
+            (bare.replace("\"FN\"", "\"fn\""), None),
+            (bare.replace('"', "'"), None),
+            (r#"{"TP": ["a"], "FP": [], "FN": []}"#.to_owned(), None),
+            ("prose".to_owned(), None),
+        ] {
+            assert_eq!(counts(&reply), expected, "{reply}");
+        }
+        let strings = r#"{"TP": ["a"], "FP": [], "FN": [1]}"#;
+        let value = langchain::parse(strings, Escape::Kept).unwrap();
+        assert!(counts_of(&value, is_string_of_pydantic_1).is_some(), "0.1.7 asks for strings");
+    }
+
+    #[test]
+    fn the_first_block_of_0_4_3_is_fooled_by_braces_in_strings() {
+        for (reply, block) in [
+            (r#"{"a": "}"}"#, r#"{"a": "}"#),
+            ("so: {\"a\": {}} and {}", "{\"a\": {}}"),
+            ("[x] ```json\n{\"a\": 1}\n```", "{\"a\": 1}"),
+            ("{\"a\": 1", "{\"a\": 1"),
+            ("no block", "no block"),
+        ] {
+            assert_eq!(langchain::first_block(reply), block);
+        }
+    }
+}
