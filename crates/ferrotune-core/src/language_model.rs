@@ -31,6 +31,8 @@ pub struct GenerationLimits {
     pub stop: Vec<String>,
     /// 0 is greedy; above 0 divides the logits before sampling.
     pub temperature: f64,
+    /// Above temperature 0, draws only from the most probable tokens whose probabilities add up to this; 1 keeps all.
+    pub top_p: f64,
     /// Seeds sampling; unused when greedy.
     pub seed: u64,
 }

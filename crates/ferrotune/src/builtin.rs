@@ -137,6 +137,7 @@ fn recall(folder: &Path, world: &World, compute: &Compute) -> Result<f64> {
         max_new_tokens: recipe::MAX_NEW_TOKENS,
         stop: Vec::new(),
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     };
     let answers = ScoredModel::new(model.as_ref(), &tokenizer)

@@ -154,6 +154,7 @@ impl Measure {
                 max_new_tokens: self.config.max_new_tokens,
                 stop: Vec::new(),
                 temperature: 0.0,
+                top_p: 1.0,
                 seed: run.seed,
             };
             let answers = scored.generate_ids(&prompts, &limits)?;

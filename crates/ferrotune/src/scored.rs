@@ -143,6 +143,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         }
         let sampling = Sampling {
             temperature: limits.temperature,
+            top_p: limits.top_p,
             max_new_tokens: limits.max_new_tokens as i64,
             eos: self.tokenizer.special().eos.map(i64::from).into_iter().collect(),
             ..Sampling::default()

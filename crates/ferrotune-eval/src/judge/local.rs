@@ -51,6 +51,7 @@ impl<M: LanguageModel + Send> Judge for LocalJudge<M> {
             max_new_tokens: request.max_tokens as usize,
             stop: self.stop.clone(),
             temperature: request.temperature.unwrap_or(0.0),
+            top_p: 1.0,
             seed: request.seed.unwrap_or(0),
         };
         let mut replies = lock(&self.model)

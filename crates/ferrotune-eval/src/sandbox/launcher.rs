@@ -208,7 +208,6 @@ pub(super) struct Answer {
     #[serde(default)]
     pub(super) signal: Option<i32>,
     pub(super) output: String,
-    pub(super) seconds: f64,
 }
 
 /// Starts the command, hands it the request and reads its answer, or ends it at the deadline.

@@ -133,14 +133,12 @@ pub enum Ending {
 }
 
 /// One run of a program.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Execution {
     /// How it ended.
     pub ending: Ending,
     /// The first bytes of what it wrote to standard output and standard error, together.
     pub output: String,
-    /// Wall-clock seconds, without the time that setting up took.
-    pub seconds: f64,
 }
 
 /// What holds untrusted programs on this machine; goes into records.
@@ -324,7 +322,7 @@ impl Execution {
             "killed" => ending_of_signal(answer.signal.unwrap_or_default()),
             _ => return Err(format!("the program was not begun: {}", answer.message)),
         };
-        Ok(Self { ending, output: answer.output, seconds: answer.seconds })
+        Ok(Self { ending, output: answer.output })
     }
 }
 

@@ -44,6 +44,9 @@ MESSAGE_CHARACTERS = 1000
 # What the worker says once it has no rights left: an error before it is ours, everything after it the program's.
 READY = b"ready\n"
 
+# How long that may take on a machine that is busy with other things.
+READY_SECONDS = 30
+
 
 def call(name, *arguments):
     """A function of libc that returns 0, or an exception that names it."""
@@ -188,7 +191,10 @@ def work(request, report, output):
             answer["errno"] = error.errno if isinstance(error, OSError) else None
             answer["message"] = str(error)[:MESSAGE_CHARACTERS]
         for flush in flushes:
-            flush()
+            try:
+                flush()
+            except BaseException:
+                pass  # A program may close what it writes to.
         tell(3, encode(answer).encode())
     finally:
         leave(0)
@@ -204,7 +210,6 @@ def supervise(request):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reports, report = os.pipe()
     outputs, output = os.pipe()
-    started = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
@@ -217,7 +222,7 @@ def supervise(request):
     os.close(report)
     os.close(output)
     drop_capabilities()
-    said, kept, timed_out = listen(reports, outputs, request, started)
+    said, kept, timed_out = listen(reports, outputs, request["limits"])
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     if not said.startswith(READY):
@@ -232,7 +237,6 @@ def supervise(request):
     if claim is not None:
         answer = claim
     answer["output"] = kept.decode("utf-8", "replace")
-    answer["seconds"] = time.monotonic() - started
     sys.stdout.write(json.dumps(answer))
     sys.stdout.flush()
     # What else is alive in here dies with process 1.
@@ -256,30 +260,41 @@ def claimed(said, nonce):
         return None
 
 
-def listen(reports, outputs, request, started):
-    """Reads until the worker has ended or its time is over; keeps the first bytes of the output, drops the rest."""
-    deadline = started + request["limits"]["wall_seconds"]
+def listen(reports, outputs, limits):
+    """Reads until the worker has ended or its time is over; keeps the first bytes of the output, drops the rest.
+
+    Returns what it said and wrote, and whether its time was over. The time begins when the worker is ready, so that a
+    busy machine does not count against the program.
+    """
+    deadline = time.monotonic() + READY_SECONDS
     said, kept = bytearray(), bytearray()
     waiting = [reports, outputs]
-    while reports in waiting:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return said, kept, True
-        for ready in select.select(waiting, [], [], left)[0]:
-            data = os.read(ready, 1 << 16)
+    timed_out = False
+    while reports in waiting and not timed_out:
+        ready = select.select(waiting, [], [], max(0, deadline - time.monotonic()))[0]
+        if outputs in ready and not keep(outputs, kept, limits):
+            waiting.remove(outputs)
+        if reports in ready:
+            data = os.read(reports, 1 << 16)
             if not data:
-                waiting.remove(ready)
-            elif ready == outputs:
-                kept += data[: request["limits"]["output_bytes"] - len(kept)]
-            elif len(said) < 1 << 16:
+                waiting.remove(reports)
+            elif not said:
+                deadline = time.monotonic() + limits["wall_seconds"]
+            if len(said) < 1 << 16:
                 said += data
-    # The worker is gone: what it wrote last stands in the pipe.
-    while outputs in waiting and select.select([outputs], [], [], 0)[0]:
-        data = os.read(outputs, 1 << 16)
-        if not data:
+        timed_out = time.monotonic() >= deadline
+    # What the worker wrote last stands in the pipe; a program that goes on writing does not end this.
+    while outputs in waiting and len(kept) < limits["output_bytes"] and select.select([outputs], [], [], 0)[0]:
+        if not keep(outputs, kept, limits):
             break
-        kept += data[: request["limits"]["output_bytes"] - len(kept)]
-    return said, kept, False
+    return said, kept, timed_out and reports in waiting
+
+
+def keep(outputs, kept, limits):
+    """Reads once; returns whether there can be more."""
+    data = os.read(outputs, 1 << 16)
+    kept += data[: limits["output_bytes"] - len(kept)]
+    return bool(data)
 
 
 def main():

@@ -154,6 +154,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         max_new_tokens: settings.max_new_tokens.unwrap_or(max_new_tokens),
         stop: stop.iter().map(|&text| text.to_owned()).collect(),
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     };
     let mut params = data::params(&[("n_shot", shots.into())]);

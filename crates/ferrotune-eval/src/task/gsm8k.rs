@@ -113,6 +113,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         max_new_tokens: settings.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
         stop: [form.question.trim_end(), "</s>", "<|im_end|>"].map(str::to_owned).to_vec(),
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     };
     let tables: Vec<&Table> = std::iter::once(&test_table).chain(&train_table).collect();

@@ -101,6 +101,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         max_new_tokens: settings.max_new_tokens.unwrap_or(tokens),
         stop,
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     };
     let tables: Vec<&Table> = test_tables.iter().chain(&train_tables).collect();

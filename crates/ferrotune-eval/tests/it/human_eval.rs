@@ -295,22 +295,22 @@ fn draws_are_settled_by_variant_and_settings() {
         .document(0)
         .request
     {
-        Request::Generation { limits, samples, .. } => (samples, limits.temperature),
+        Request::Generation { limits, samples, .. } => (samples, limits.temperature, limits.top_p),
         Request::Choices { .. } => unreachable!("HumanEval has no choices"),
     };
     let settings = allowed(LONG, None);
     for (variant, expected) in [
-        ("lm-eval", (1, 0.0)),
-        ("lm-eval-64", (64, 0.2)),
-        ("lm-eval-64-instruct", (64, 0.2)),
-        ("simple-evals", (5, 0.5)),
-        ("instruct", (1, 0.0)),
-        ("human-eval", (200, 0.8)),
+        ("lm-eval", (1, 0.0, 1.0)),
+        ("lm-eval-64", (64, 0.2, 0.95)),
+        ("lm-eval-64-instruct", (64, 0.2, 0.95)),
+        ("simple-evals", (5, 0.5, 1.0)),
+        ("instruct", (1, 0.0, 1.0)),
+        ("human-eval", (200, 0.8, 0.95)),
     ] {
         assert_eq!(drawn(variant, &settings), expected, "{variant}");
     }
     let few = TaskSettings { samples: Some(3), temperature: Some(1.0), ..settings.clone() };
-    assert_eq!(drawn("human-eval", &few), (3, 1.0));
+    assert_eq!(drawn("human-eval", &few), (3, 1.0, 0.95));
     let path = write_lines(folder.path(), "HumanEval.jsonl", &problems());
     for (refused, option) in [
         (TaskSettings { samples: Some(2), ..settings.clone() }, "samples"),

@@ -57,7 +57,8 @@ fn a_trained_model_continues_prompts_as_the_reference_does() {
     let Some(folder) = checkpoint("greedy text") else { return };
     let model = load(&folder, Kind::Float);
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
-    let limits = GenerationLimits { max_new_tokens: 64, stop: Vec::new(), temperature: 0.0, seed: 0 };
+    let limits =
+        GenerationLimits { max_new_tokens: 64, stop: Vec::new(), temperature: 0.0, top_p: 1.0, seed: 0 };
     for expected in golden::json("expected/tinystories.json")["greedy"].as_array().unwrap() {
         let prompt: Vec<u32> = numbers(&expected["prompt"]);
         let mut ids = vec![tokenizer.special().bos.unwrap()];

@@ -93,6 +93,7 @@ pub(super) fn open(name: &'static str, path: &Path, settings: &TaskSettings) -> 
             ("n_shot", 0.into()),
             ("n_samples", samples.into()),
             ("temperature", limits.temperature.into()),
+            ("top_p", limits.top_p.into()),
             ("max_new_tokens", limits.max_new_tokens.into()),
             ("timeout_s", sandbox.limits().wall.as_secs_f64().into()),
             ("memory_bytes", sandbox.limits().memory_bytes.into()),
@@ -128,6 +129,7 @@ fn drawing(variant: &Variant, settings: &TaskSettings) -> Result<(GenerationLimi
         max_new_tokens: settings.max_new_tokens.unwrap_or(variant.max_new_tokens),
         stop: variant.stop.iter().map(|&stop| stop.to_owned()).collect(),
         temperature,
+        top_p: variant.top_p,
         seed: 0,
     };
     Ok((limits, samples))

@@ -6,7 +6,10 @@ use super::{super::Prompt, Problem};
 
 pub(in super::super) const VARIANTS: &[(&str, &str)] = &[
     ("lm-eval", "lm-evaluation-harness 0.4.13 `humaneval`, for base models: one greedy completion"),
-    ("lm-eval-64", "lm-evaluation-harness 0.4.13 `humaneval_64`: 64 completions at temperature 0.2"),
+    (
+        "lm-eval-64",
+        "lm-evaluation-harness 0.4.13 `humaneval_64`: 64 completions at temperature 0.2, top-p 0.95",
+    ),
     (
         "lm-eval-instruct",
         "lm-evaluation-harness 0.4.13 `humaneval_instruct`: the reply is made to begin with the prompt",
@@ -20,7 +23,10 @@ pub(in super::super) const VARIANTS: &[(&str, &str)] = &[
         "instruct",
         "for instructed models: one greedy reply, its first code block, a whole function or its body",
     ),
-    ("human-eval", "Chen et al. 2021: 200 completions at temperature 0.8; for files of completions"),
+    (
+        "human-eval",
+        "Chen et al. 2021: 200 completions at temperature 0.8, top-p 0.95; for files of completions",
+    ),
 ];
 
 /// What ends a completion of code at the end of its function, in the paper and in every suite for base models.
@@ -37,6 +43,7 @@ pub(super) struct Variant {
     pub(super) stop: &'static [&'static str],
     pub(super) max_new_tokens: usize,
     pub(super) temperature: f64,
+    pub(super) top_p: f64,
     pub(super) samples: usize,
     pub(super) ks: &'static [usize],
 }
@@ -76,11 +83,13 @@ impl Variant {
             stop: STOPS,
             max_new_tokens: 1024,
             temperature: 0.0,
+            top_p: 1.0,
             samples: 1,
             ks: &[1],
         };
         let instruct = |variant| Self { question: Question::Begun, found: Found::BeforeFence, ..variant };
-        let sixty_four = |variant| Self { temperature: 0.2, samples: 64, ks: &[2, 8, 16, 32, 64], ..variant };
+        let sixty_four =
+            |variant| Self { temperature: 0.2, top_p: 0.95, samples: 64, ks: &[2, 8, 16, 32, 64], ..variant };
         match name {
             "lm-eval-64" => sixty_four(lm_eval),
             "lm-eval-instruct" => instruct(lm_eval),
@@ -95,7 +104,9 @@ impl Variant {
                 ..lm_eval
             },
             "instruct" => Self { question: Question::Function, found: Found::Block, stop: &[], ..lm_eval },
-            "human-eval" => Self { temperature: 0.8, samples: 200, ks: &[1, 10, 100], ..lm_eval },
+            "human-eval" => {
+                Self { temperature: 0.8, top_p: 0.95, samples: 200, ks: &[1, 10, 100], ..lm_eval }
+            }
             _ => lm_eval,
         }
     }

@@ -301,6 +301,7 @@ impl Task for Mgsm {
                     max_new_tokens: self.max_new_tokens,
                     stop,
                     temperature: 0.0,
+                    top_p: 1.0,
                     seed: 0,
                 },
                 samples: 1,

@@ -108,6 +108,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         max_new_tokens: settings.max_new_tokens.unwrap_or(max_new_tokens),
         stop: stop.iter().map(|&text| text.to_owned()).collect(),
         temperature: 0.0,
+        top_p: 1.0,
         seed: 0,
     };
     if limits.max_new_tokens > 0 {
