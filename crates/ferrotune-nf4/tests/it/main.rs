@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod arithmetic;
+mod emulation;
 mod errors;
 mod ffi;
 mod golden;
