@@ -124,6 +124,27 @@ pub(crate) fn tokenizer(folder: &AutoCausalLm) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// Names separated by commas, or a regular expression, in which a comma means something else.
+pub(crate) fn names(text: &str) -> Vec<String> {
+    if is_pattern(text) {
+        vec![text.to_owned()]
+    } else {
+        text.split(',').map(|name| name.trim().to_owned()).collect()
+    }
+}
+
+/// Whether there is a character that no module name has.
+pub(crate) fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '(', '[', '|', '\\', '^', '$', '{'])
+}
+
+/// A number of bytes as people write it: `80GiB`, `24 GB`, `16000000000`.
+pub(crate) fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let size: bytesize::ByteSize =
+        text.parse().map_err(|_| "expected bytes, such as 80GiB, 24GB or 16000000000".to_owned())?;
+    Ok(size.as_u64())
+}
+
 /// A flag that takes one of several words; `--help` lists them.
 pub(crate) fn words<T: Copy + Send + Sync + 'static>(
     meanings: &'static [(&'static str, T)],

@@ -16,7 +16,9 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use ferrotune::core::BoxError;
-pub(crate) use flags::{BaseFlags, Common, ComputeFlags, say_census, seconds_since, tokenizer, words};
+pub(crate) use flags::{
+    BaseFlags, Common, ComputeFlags, bytes, is_pattern, names, say_census, seconds_since, tokenizer, words,
+};
 pub(crate) use folder::{refuse_inputs, refuse_to_fill, write_file, write_folder};
 
 /// What an example's work gives.

@@ -189,6 +189,9 @@ pub(crate) struct TrainingFlags {
     /// Keeps only the blocks' inputs and computes the rest again in the backward pass
     #[arg(long)]
     gradient_checkpointing: bool,
+    /// Memory that the run may take, such as 24GiB: refuses before weights are loaded if the plan of `fit` needs more
+    #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
+    pub(crate) memory_limit: Option<u64>,
     /// Balancing loss of a mixture of experts
     #[arg(long, default_value = "concatenated", value_parser = cli::words(&ROUTER_LOSSES))]
     pub(crate) router_aux_loss: RouterAuxLoss,
@@ -247,12 +250,12 @@ impl Flags {
             rank: flags.rank,
             alpha: flags.alpha,
             dropout: flags.dropout,
-            target_modules: names(&flags.target_modules),
+            target_modules: cli::names(&flags.target_modules),
             use_rslora: flags.use_rslora,
         };
         let config = LoraConfig {
-            exclude_modules: flags.exclude_modules.as_deref().map(|text| match names(text) {
-                single if single == [text] && is_pattern(text) => ModuleNames::Pattern(text.to_owned()),
+            exclude_modules: flags.exclude_modules.as_deref().map(|text| match cli::names(text) {
+                single if single == [text] && cli::is_pattern(text) => ModuleNames::Pattern(text.to_owned()),
                 names => ModuleNames::List(names),
             }),
             layers_to_transform: flags.layers_to_transform.clone(),
@@ -291,20 +294,6 @@ impl Flags {
             ..DataConfig::default()
         })
     }
-}
-
-/// Names separated by commas, or a regular expression, in which a comma means something else.
-fn names(text: &str) -> Vec<String> {
-    if is_pattern(text) {
-        vec![text.to_owned()]
-    } else {
-        text.split(',').map(|name| name.trim().to_owned()).collect()
-    }
-}
-
-/// Whether there is a character that no module name has.
-fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '(', '[', '|', '\\', '^', '$', '{'])
 }
 
 fn pattern<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<(String, T), String> {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use ferrotune::{
-    Adapted, AutoCausalLm, Error, Instructions, LoadOptions, Parts, Start, adapt,
+    Adapted, AutoCausalLm, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start, adapt,
     adapters::{AdapterWeights, LoraAdapter, LoraConfig},
     core::{Sample, digest},
     data::{Prepared, Tokenizer},
     evaluation_plan, kind_name,
     tch::{Device, Kind},
-    torch::generator,
+    torch::{generator, memory},
     trainer::{
         self, Dataset, Existing, Resume, Trainer, TrainingSummary,
         listeners::{JsonLog, Progress, TensorBoard},
@@ -80,7 +80,23 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     data.iter().for_each(|counts| cli::say(&counts.to_string()));
     cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
 
-    prose::say_model(&base, &flags.base.config(), device, kind)?;
+    let memory_plan = MemoryPlan::new(
+        &base,
+        &FitConfig {
+            adapter: Some(further.as_ref().map_or(&lora, AdapterWeights::config).clone()),
+            quantization: flags.base.config().kept(&base)?,
+            kind,
+            device,
+            batch_size: training.batch_size.min(parts.train.len()) as u64,
+            sequence_length: parts.train.iter().map(Sample::len).max().unwrap_or(0) as u64,
+            recompute: training.recompute(),
+        },
+    )?;
+    prose::say_model(&base, &flags.base.config(), &memory_plan, device, kind);
+    if let Some(limit) = flags.training.memory_limit {
+        memory_plan.check(limit)?;
+        memory::return_freed_blocks();
+    }
     let mut identity = identity(&flags, &lora, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use ferrotune::{
-    AutoCausalLm, BaseConfig, Instructions,
+    AutoCausalLm, BaseConfig, Instructions, MemoryPlan,
     data::{Counts, Format, Prepared},
     device_name, kind_name,
     tch::{Device, Kind},
@@ -91,17 +91,18 @@ pub(crate) fn tokenization_bar(records: usize) -> cli::Result<ProgressBar> {
 pub(crate) fn say_model(
     model: &AutoCausalLm,
     base: &BaseConfig,
+    plan: &MemoryPlan,
     device: Device,
     kind: Kind,
-) -> cli::Result<()> {
+) {
     let (parameters, active) = model.parameters();
     let experts = if active < parameters { format!(" ({active} active for a token)") } else { String::new() };
-    let bytes = HumanBytes(base.bytes(model, kind.elt_size_in_bytes())?);
     cli::say(&format!(
-        "loading {parameters} weights{experts}, {}: {bytes}, computing in {} on {}; activations come on top",
+        "loading {parameters} weights{experts}, {}: {}, computing in {} on {}; training will take about {}",
         base.describe(),
+        HumanBytes(plan.weights + plan.scales),
         kind_name(kind),
-        device_name(device)
+        device_name(device),
+        HumanBytes(plan.total()),
     ));
-    Ok(())
 }

@@ -413,6 +413,8 @@ fn bad_settings_are_refused_as_documented() {
         |_| {},
         &finetune("--quantize nf4 --block-size 48"),
     );
+    check("a memory limit that the run does not fit into", |_| {}, &finetune("--memory-limit 1MB"));
+    check("an amount of memory in no unit", |_| {}, &finetune("--memory-limit 24gallons"));
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
     check(
         "an unknown key in the file of flags",

@@ -26,6 +26,7 @@ mod lora;
 mod merge;
 mod nf4;
 mod peft_config;
+mod planned;
 mod several;
 mod target;
 mod tied;
@@ -39,5 +40,6 @@ pub use merge::{Merged, merge, unmerge};
 pub use nf4::{
     BlockScales, BlockSize, Census, Codebook, Nf4, QuantState, Quantization, QuantizedTensor, Tally,
 };
+pub use planned::PlannedSite;
 pub use several::{AdapterSwitch, Adapters, DEFAULT_ADAPTER, NamedAdapters};
 pub use tied::Untied;

@@ -5,6 +5,7 @@ use ferrotune_nn::{
     blocks::{AttentionConfig, RopeConfig},
     config::ConfigFile,
     decoder::embedding_spec,
+    plan::BlockPlan,
 };
 use serde_json::json;
 
@@ -116,6 +117,20 @@ impl Config {
             head_dim: self.head_dim,
             attention_bias: self.attention_bias,
         }
+    }
+
+    /// What block `layer` keeps for its backward pass.
+    #[must_use]
+    pub fn block_plan(&self, layer: i64) -> BlockPlan {
+        let at = format!("model.layers.{layer}");
+        let module = |name: &str| vec![format!("{at}.mlp.{name}.weight")];
+        let readers = [["gate_proj", "up_proj"].map(module).to_vec(), vec![module("down_proj")]];
+        BlockPlan::attention(&self.attention(), &at).with_gated_mlp(
+            self.hidden_size,
+            self.intermediate_size,
+            1,
+            readers,
+        )
     }
 
     /// Every weight of a checkpoint of this configuration, in the order in which the model asks for them.

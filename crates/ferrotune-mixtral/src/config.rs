@@ -5,6 +5,7 @@ use ferrotune_nn::{
     blocks::{AttentionConfig, RopeConfig},
     config::ConfigFile,
     decoder::embedding_spec,
+    plan::BlockPlan,
     weights::Alias,
 };
 use serde_json::json;
@@ -98,6 +99,27 @@ impl Config {
             head_dim: self.head_dim,
             attention_bias: false,
         }
+    }
+
+    /// What block `layer` keeps for its backward pass. Beside what a dense block keeps, the experts' outputs stay until
+    /// their weighted sum.
+    #[must_use]
+    pub fn block_plan(&self, layer: i64) -> BlockPlan {
+        let at = format!("model.layers.{layer}");
+        let experts = |part: &str| {
+            let weight = |expert| format!("{at}.block_sparse_moe.experts.{expert}.{part}.weight");
+            (0..self.num_local_experts).map(weight).collect::<Vec<_>>()
+        };
+        let readers = [vec![experts("w1"), experts("w3")], vec![experts("w2")]];
+        let rows = self.num_experts_per_tok;
+        let mut plan = BlockPlan::attention(&self.attention(), &at).with_gated_mlp(
+            self.hidden_size,
+            self.intermediate_size,
+            rows,
+            readers,
+        );
+        plan.kept += rows * self.hidden_size;
+        plan
     }
 
     /// Every weight of a checkpoint of this configuration, in the order in which the model asks for them.

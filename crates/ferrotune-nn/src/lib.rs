@@ -10,6 +10,7 @@
 //! - [`CausalLm`]: what training, scoring and generation need of a model.
 //! - [`blocks`]: normalization, rotary positions, attention and the gated MLP, rounded as transformers rounds them.
 //! - [`loss`], [`generate`]: functions over any [`CausalLm`].
+//! - [`plan`]: what a block keeps for its backward pass, as pure data.
 
 pub mod blocks;
 pub mod checkpoint;
@@ -17,6 +18,7 @@ pub mod config;
 pub mod decoder;
 pub mod generate;
 pub mod loss;
+pub mod plan;
 pub mod recompute;
 pub mod seam;
 pub mod weights;

@@ -24,6 +24,20 @@ pub struct DeviceMemory {
     pub peak_reserved: u64,
 }
 
+/// Blocks of at least this size go back to the system when they are freed, after [`return_freed_blocks`].
+const RETURNED_BYTES: i32 = 1 << 20;
+
+/// Makes the C library give freed blocks of a mebibyte or more back to the system at once, for the rest of the process.
+///
+/// Without it glibc raises that limit to 32 MiB as a program runs and keeps what is smaller for later, in pieces: the
+/// peak of a training step was a quarter higher than what its tensors need (58 million weights, 1,024 tokens, CPU). With it
+/// the same step took about a fifth more processor time, spent on fresh pages; the larger a model's matrices, the less.
+///
+/// Returns whether the C library took the setting; only glibc has it.
+pub fn return_freed_blocks() -> bool {
+    ffi::set_mapped_block_bytes(RETURNED_BYTES)
+}
+
 /// The figures of a device; `None` for the CPU, whose memory libtorch does not account for.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The settings of a run.
 
+use ferrotune_nn::seam::Recompute;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, Scheduler};
@@ -79,6 +80,12 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
+    /// What the blocks keep for the backward pass.
+    #[must_use]
+    pub fn recompute(&self) -> Recompute {
+        if self.gradient_checkpointing { Recompute::Blocks } else { Recompute::Nothing }
+    }
+
     /// Checks every setting by itself.
     ///
     /// # Errors

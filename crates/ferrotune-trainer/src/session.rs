@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ferrotune_nn::{Pass, seam::Recompute};
+use ferrotune_nn::Pass;
 use ferrotune_torch::{generator, memory};
 use tch::Device;
 
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
     fn step(&mut self) -> Result<()> {
         let start = Instant::now();
         let config = &self.trainer.config;
-        let recompute = if config.gradient_checkpointing { Recompute::Blocks } else { Recompute::Nothing };
+        let recompute = config.recompute();
         let stepper = Stepper {
             model: self.trainer.model,
             parameters: self.trainer.parameters,

@@ -6,7 +6,10 @@ use ferrotune_adapters::bitsandbytes::{Decoded, QuantizationConfig};
 use ferrotune_llama2::Llama2;
 use ferrotune_mixtral::{AuxiliaryLoss, Mixtral};
 use ferrotune_nn::{
-    CausalLm, ProjectionBuilder, WeightSource, WeightSpec, checkpoint::Checkpoint, config::ConfigFile,
+    CausalLm, ProjectionBuilder, WeightSource, WeightSpec,
+    checkpoint::{Checkpoint, read_json},
+    config::ConfigFile,
+    plan::BlockPlan,
 };
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
@@ -76,6 +79,16 @@ impl AutoCausalLm {
             return Err(Error::NoModel { folder: folder.to_owned(), problem });
         }
         Self::from_config(folder, ConfigFile::open(folder)?)
+    }
+
+    /// The same from a configuration file alone, of which no weights need to be there.
+    ///
+    /// # Errors
+    /// [`ferrotune_nn::Error::Io`] and [`ferrotune_nn::Error::Json`] for the file; otherwise as [`open`](Self::open).
+    pub fn open_config(file: &Path) -> Result<Self> {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let place = format!("`{}`", file.display());
+        Self::from_config(folder, ConfigFile::from_fields(&place, read_json(file)?))
     }
 
     /// The same from fields in memory, for models that are made rather than read. `name` is what messages call it.
@@ -155,6 +168,28 @@ impl AutoCausalLm {
         match &self.architecture {
             Architecture::Llama2(config) => config.weights(),
             Architecture::Mixtral(config) => config.weights(),
+        }
+    }
+
+    /// What each block keeps for its backward pass, in order.
+    #[must_use]
+    pub fn block_plans(&self) -> Vec<BlockPlan> {
+        match &self.architecture {
+            Architecture::Llama2(config) => {
+                (0..config.num_hidden_layers).map(|layer| config.block_plan(layer)).collect()
+            }
+            Architecture::Mixtral(config) => {
+                (0..config.num_hidden_layers).map(|layer| config.block_plan(layer)).collect()
+            }
+        }
+    }
+
+    /// Width of the states between blocks.
+    #[must_use]
+    pub fn hidden_size(&self) -> i64 {
+        match &self.architecture {
+            Architecture::Llama2(config) => config.hidden_size,
+            Architecture::Mixtral(config) => config.hidden_size,
         }
     }
 

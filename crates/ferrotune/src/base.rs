@@ -73,27 +73,18 @@ impl BaseConfig {
         Ok((Box::new(nf4), census))
     }
 
-    /// The bytes of the weights of `folder` in a model that computes in numbers of `size` bytes.
+    /// How the matrices of `folder` end up being kept; nothing if they are dense. Of a folder that is in 4 bits already the
+    /// usual settings are taken, since each of its weights has its own.
     ///
     /// # Errors
     /// As [`quantization`](Self::quantization).
-    pub fn bytes(&self, folder: &AutoCausalLm, size: usize) -> Result<u64> {
-        let quantization = match self.quantization()? {
+    pub fn kept(&self, folder: &AutoCausalLm) -> Result<Option<Quantization>> {
+        Ok(match self.quantization()? {
             None if self.quantize.is_none() && folder.quantization().is_some() => {
                 Some(Quantization::default())
             }
             other => other,
-        };
-        let bytes = |spec: &ferrotune_nn::WeightSpec| {
-            let weights = spec.shape.iter().product::<i64>() as u64;
-            match &quantization {
-                Some(quantization) if Nf4::quantizes(spec.role) && spec.shape.len() == 2 => {
-                    quantization.bytes(weights)
-                }
-                _ => weights * size as u64,
-            }
-        };
-        Ok(folder.weights().iter().map(bytes).sum())
+        })
     }
 
     /// What a record says of a model that computes in `kind`: `bf16`, or `bf16 over NF4 in blocks of 64`.

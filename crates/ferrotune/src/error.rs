@@ -129,4 +129,17 @@ pub enum Error {
         /// The limit.
         limit: i64,
     },
+    /// A run would need more memory than it may take.
+    #[error(
+        "the run needs about {needed} bytes and may take {limit} ({parts}); quantize the base, lower the batch size, the \
+         sequence length or the rank, or compute activations again (gradient checkpointing)"
+    )]
+    MemoryLimit {
+        /// Bytes of the plan.
+        needed: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// The plan, part by part, largest first.
+        parts: String,
+    },
 }

@@ -36,13 +36,18 @@ impl Quantization {
     /// The bytes that a tensor of this many weights takes, scales included.
     #[must_use]
     pub fn bytes(&self, weights: u64) -> u64 {
+        packed_len(weights as usize) as u64 + self.scale_bytes(weights)
+    }
+
+    /// The bytes of its scales alone.
+    #[must_use]
+    pub fn scale_bytes(&self, weights: u64) -> u64 {
         let blocks = self.block_size.blocks(weights as usize) as u64;
-        let scales = if self.double_quantization {
+        if self.double_quantization {
             blocks + (blocks.div_ceil(NESTED_BLOCK_SIZE as u64) + 1) * size_of::<f32>() as u64
         } else {
             blocks * size_of::<f32>() as u64
-        };
-        packed_len(weights as usize) as u64 + scales
+        }
     }
 }
 

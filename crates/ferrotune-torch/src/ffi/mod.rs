@@ -5,11 +5,13 @@
 //! [`Failure`], see `csrc/boundary.h`.
 #![allow(unsafe_code)]
 
+mod allocator;
 mod loader;
 mod node;
 mod shared;
 mod shim;
 
+pub(crate) use allocator::set_mapped_block_bytes;
 pub(crate) use loader::load_global;
 pub(crate) use node::{Call, InputMeta, attach};
 pub use shared::SharedTensor;

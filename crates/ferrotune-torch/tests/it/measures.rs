@@ -29,3 +29,17 @@ fn the_cpu_has_no_device_figures() {
     memory::synchronize(Device::Cpu).unwrap();
     assert!(matches!(memory::device(Device::Vulkan), Err(Error::UnsupportedDevice { .. })));
 }
+
+#[cfg(target_env = "gnu")]
+#[test]
+fn freed_blocks_go_back_to_the_system_at_once() {
+    const BYTES: i64 = 8 << 20;
+    assert!(memory::return_freed_blocks());
+    let ones = || Tensor::ones([BYTES], (Kind::Uint8, Device::Cpu));
+    let tensors: Vec<Tensor> = (0..16).map(|_| ones()).collect();
+    let full = memory::host_resident_bytes().unwrap();
+    // The last one stays, so that nothing goes back because the heap's end is free.
+    let last = tensors.into_iter().next_back().unwrap();
+    let left = memory::host_resident_bytes().unwrap();
+    assert!(left + 12 * BYTES as u64 <= full, "{full} bytes fell to {left} only, beside {:?}", last.size());
+}

@@ -5,6 +5,7 @@
 
 mod benchmarks;
 mod demo;
+mod fit;
 mod golden;
 mod inference;
 mod quantized;
