@@ -476,6 +476,7 @@ fn bad_adapters_are_refused_as_documented() {
         |place| place.edit("adapter/adapter_config.json", json!({ "use_qalora": true })),
         score,
     );
+    check("LoftQ over a base that is not quantized", |_| {}, &finetune("--init loftq"));
     check(
         "an adapter of another rank than its file says",
         |place| place.edit("adapter/adapter_config.json", json!({ "r": 8 })),

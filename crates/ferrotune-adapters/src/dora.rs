@@ -1,17 +1,18 @@
 //! DoRA: rows of an adapted weight scaled to magnitudes that train.
 //!
-//! `W' = m / ‖W + s·BA‖ · (W + s·BA)`, row by row. As in PEFT the norm counts as a constant in the backward pass, starts as
-//! the first magnitude, and leaves out the bias of the base (<https://arxiv.org/abs/2402.09353>, section 4.3).
+//! `W' = m / ‖W + s·BA‖ · (W + s·BA)`, row by row. As in PEFT the norm counts as a constant in the backward pass, starts
+//! as the first magnitude, and leaves out the bias of the base (arXiv:2402.09353, section 4.3).
 //!
 //! # The norm
 //!
-//! `‖w + s·bA‖² = ‖w‖² + 2s · b·(w Aᵀ) + s² · b (A Aᵀ) bᵀ` for a row `w` of the base and a row `b` of B. The first term is
-//! computed once. The others cost a product of W with `rank` columns and small matrices, never `[out, in]`, and are
+//! For a row `w` of the base and a row `b` of B, `‖w + s·bA‖² = ‖w‖² + 2s · b·(w Aᵀ) + s² · b (A Aᵀ) bᵀ`. The first term
+//! is computed once. The others cost a product of W with `rank` columns and small matrices, never `[out, in]`, and are
 //! computed when A or B have changed: once per optimizer step, whatever the number of micro-batches, and once in
 //! evaluation.
 //!
-//! The sum is formed in 64 bits and the product `W Aᵀ` in 32, whatever the base's type, so with `γ ≈ √in · 6e-8` the relative error of a
-//! norm is at most `γ · s · ‖w‖ · Σⱼ |bⱼ| ‖aⱼ‖ / ‖w + s·bA‖²`: rounding, unless the adapter takes nearly all of a row away.
+//! The sum is formed in 64 bits and the product `W Aᵀ` in 32, whatever the base's type. So with `γ ≈ √in · 6e-8` the
+//! relative error of a norm is at most `γ · s · ‖w‖ · Σⱼ |bⱼ| ‖aⱼ‖ / ‖w + s·bA‖²`: rounding, unless the adapter takes
+//! nearly all of a row away.
 
 use std::{
     ops::Range,

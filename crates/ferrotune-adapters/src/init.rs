@@ -7,13 +7,15 @@
 //! | `olora` (arXiv:2406.01775) | the first `r` rows of R and columns of Q in `W = QR` | `s·BA` |
 //! | `loftq` (arXiv:2310.08659) | the `r` largest singular values of what the storage's rounding lost, as for `pissa` | `s·BA` of the iteration before; nothing in the first |
 //!
-//! What is taken out is taken from the weight before the storage gets it, so the base becomes
-//! `storage(W - s·B₀A₀)`, and the trained adapter fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the
-//! rank, which fits the base as it is in its checkpoint: exactly where the base is dense, and over a quantized one as far as
-//! any adapter that was trained over it fits the weights before quantizing. PEFT's LoftQ leaves the scaling out of account; here it is
-//! divided out, as in PiSSA, so that the model starts at what LoftQ means for every alpha.
+//! What is taken out is taken from the weight before the storage gets it, so the base becomes `storage(W - s·B₀A₀)`, and
+//! what trains fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the rank, which fits the base as it
+//! is in its checkpoint; exactly where the base is dense, and over a quantized one as far as any adapter that was trained
+//! over it fits the weights before quantizing.
+//!
+//! PEFT's LoftQ leaves the scaling out of account; here it is divided out, as in PiSSA, so that the model starts at what
+//! LoftQ means for every alpha.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use ferrotune_nn::{Encoded, Result as ModelResult, WeightSource};
 use ferrotune_torch::SharedTensor;
@@ -166,6 +168,13 @@ impl WeightSource for Residual<'_> {
             None => Ok(stored),
             Some(taken) => taken.out_of(&stored),
         }
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<i64>) -> ModelResult<Tensor> {
+        if self.taken.contains_key(name) {
+            return Ok(self.read(name)?.f_narrow(0, rows.start, rows.end - rows.start)?);
+        }
+        self.source.read_rows(name, rows)
     }
 
     fn encoded(&self, name: &str) -> ModelResult<Option<Encoded>> {

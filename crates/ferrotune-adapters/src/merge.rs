@@ -26,8 +26,9 @@ pub struct Merged {
     pub copied: usize,
 }
 
-/// Writes the checkpoint `source` with `adapter` added: `W + s · B A`, with DoRA scaled to its magnitudes, computed in 32 bits and rounded once to the
-/// stored type. `specs` are the model's weights; the result has their names, so experts come out one matrix each.
+/// Writes the checkpoint `source` with `adapter` added: `W + s · B A`, with DoRA scaled to its magnitudes, computed in 32
+/// bits and rounded once to the stored type. `specs` are the model's weights; the result has their names, so experts come
+/// out one matrix each.
 ///
 /// At most one tensor of the base is in memory beside what the writer holds for its shard.
 ///
@@ -46,7 +47,8 @@ pub fn merge(
 /// The inverse of [`merge`], up to the rounding of the stored type.
 ///
 /// # Errors
-/// Those of [`merge`], and [`Error::Replaced`] and [`Error::Scaled`] where the adapter replaced a tensor or scaled its rows.
+/// Those of [`merge`], and [`Error::Replaced`] and [`Error::Scaled`] where the adapter replaced a tensor or scaled its
+/// rows.
 pub fn unmerge(
     source: &dyn WeightSource,
     specs: &[WeightSpec],
