@@ -240,7 +240,7 @@ impl Sandbox {
     /// # Errors
     /// [`Error::Sandbox`] if the isolation could not be set up or did not report, which says nothing about the program.
     pub fn run(&self, program: &str) -> Result<Execution> {
-        self.run_filtered(program, &self.filter).map_err(|problem| Error::Sandbox { problem })
+        self.run_within(&self.limits, program, &self.filter).map_err(|problem| Error::Sandbox { problem })
     }
 
     /// Runs programs side by side; the results are in their order.
@@ -262,9 +262,8 @@ impl Sandbox {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    fn run_filtered(&self, program: &str, filter: &[u8]) -> Result<Execution, String> {
+    fn run_within(&self, limits: &Limits, program: &str, filter: &[u8]) -> Result<Execution, String> {
         let nonce: u128 = rand::random();
-        let limits = &self.limits;
         let request = json!({
             "program": program,
             "nonce": format!("{nonce:032x}"),

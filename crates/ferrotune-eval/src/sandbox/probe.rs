@@ -5,15 +5,22 @@ use std::{
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Ending, Sandbox};
+use super::{Ending, Limits, Sandbox};
 
 /// Tries each way out, and prints what it managed.
 const PROBE: &str = include_str!("probe.py");
+
+/// The probe takes a tenth of a second on an idle machine; a program's own limit may be shorter than it takes on a busy one.
+const TIME: Duration = Duration::from_secs(60);
+
+/// More than its findings take.
+const FINDINGS_BYTES: usize = 1 << 16;
 
 /// What the probe managed; see `probe.py`. Strings are names of errors, `None` is success.
 #[derive(Debug, Deserialize)]
@@ -109,7 +116,7 @@ fn explore(sandbox: &Sandbox, filter: &[u8]) -> Result<Findings, String> {
     let (port, listener) = listener.map_err(|error| format!("no port for the probe: {error}"))?;
     let mut folders = vec![outside.0.as_path(), Path::new("/"), Path::new("/etc"), Path::new("/dev")];
     folders.extend(sandbox.view.folders().iter().map(PathBuf::as_path));
-    let limits = &sandbox.limits;
+    let limits = Limits { wall: TIME, output_bytes: FINDINGS_BYTES, ..sandbox.limits.clone() };
     let parameters = json!({
         "folders": folders,
         "hidden": [&outside.0, Path::new("/proc/1"), Path::new("/etc/passwd"), Path::new("/home"), Path::new("/sys")],
@@ -123,7 +130,7 @@ fn explore(sandbox: &Sandbox, filter: &[u8]) -> Result<Findings, String> {
     // A JSON string is a Python string.
     let literal = json!(parameters.to_string());
     let program = format!("import json\nPARAMETERS = json.loads({literal})\n{PROBE}");
-    let execution = sandbox.run_filtered(&program, filter)?;
+    let execution = sandbox.run_within(&limits, &program, filter)?;
     if execution.ending != Ending::Finished {
         return Err(format!("the probe ended with {:?}", execution.ending));
     }

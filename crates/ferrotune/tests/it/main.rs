@@ -7,6 +7,7 @@ mod benchmarks;
 mod demo;
 mod fit;
 mod golden;
+mod human_eval;
 mod inference;
 mod quantized;
 mod report;
