@@ -71,6 +71,19 @@ pub struct Continued {
 /// # Errors
 /// [`Error::Argument`] for prompts that are empty or of unequal length, [`Error::TooLong`], [`Error::UnknownToken`].
 pub fn generate(model: &dyn CausalLm, prompts: &[Vec<i64>], sampling: &Sampling) -> Result<Vec<Continued>> {
+    generate_until(model, prompts, sampling, &mut |_| false)
+}
+
+/// The same, where a row also ends once `is_enough` says so of its new ids; it is asked after each of them.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_until(
+    model: &dyn CausalLm,
+    prompts: &[Vec<i64>],
+    sampling: &Sampling,
+    is_enough: &mut dyn FnMut(&[i64]) -> bool,
+) -> Result<Vec<Continued>> {
     sampling.validate()?;
     let Some(first) = prompts.first() else { return Ok(Vec::new()) };
     let length = first.len() as i64;
@@ -94,6 +107,7 @@ pub fn generate(model: &dyn CausalLm, prompts: &[Vec<i64>], sampling: &Sampling)
     let rows = prompts.len() as i64;
     let mut results = vec![Continued::default(); prompts.len()];
     let mut seen: Vec<Vec<i64>> = prompts.to_vec();
+    let mut done = vec![false; prompts.len()];
     tch::no_grad(|| {
         let pass = Pass::eval();
         let mut cache = model.new_cache(rows, length + new_tokens)?;
@@ -104,8 +118,8 @@ pub fn generate(model: &dyn CausalLm, prompts: &[Vec<i64>], sampling: &Sampling)
             let last = states.f_select(1, -1)?; // [b, hidden]
             let logits = model.logits(&last, &pass)?.f_to_kind(Kind::Float)?; // [b, vocabulary]
             let next = choose(&logits, &seen, sampling)?; // [b]
-            for ((result, seen), &id) in results.iter_mut().zip(&mut seen).zip(&next) {
-                if result.ended {
+            for (((result, seen), done), &id) in results.iter_mut().zip(&mut seen).zip(&mut done).zip(&next) {
+                if *done {
                     continue;
                 }
                 result.ended = sampling.eos.contains(&id);
@@ -113,8 +127,9 @@ pub fn generate(model: &dyn CausalLm, prompts: &[Vec<i64>], sampling: &Sampling)
                     result.ids.push(id);
                     seen.push(id);
                 }
+                *done = result.ended || is_enough(&result.ids);
             }
-            if results.iter().all(|result| result.ended) {
+            if done.iter().all(|&done| done) {
                 break;
             }
             input = Tensor::from_slice(&next).f_unsqueeze(1)?.f_to_device(model.device())?; // [b, 1]

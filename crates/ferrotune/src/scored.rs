@@ -5,7 +5,7 @@ use ferrotune_core::{
 };
 use ferrotune_nn::{
     CausalLm, Tokens,
-    generate::{Sampling, generate},
+    generate::{Sampling, generate_until},
     loss::token_log_likelihoods,
 };
 use tch::Tensor;
@@ -161,12 +161,31 @@ impl<T: Tokenize> ScoredModel<'_, T> {
                     .iter()
                     .map(|&prompt| prompts[prompt].iter().map(|&id| i64::from(id)).collect())
                     .collect();
-                for (&prompt, continued) in batch.iter().zip(generate(self.model, &ids, &sampling)?) {
+                for (&prompt, continued) in
+                    batch.iter().zip(generate_until(self.model, &ids, &sampling, &mut |ids| {
+                        self.has_stop(ids, &limits.stop)
+                    })?)
+                {
                     answers[prompt] = Some(self.decoded(&continued, limits)?);
                 }
             }
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Whether new ids spell one of the stops. Only their end is decoded for most of them, as it is asked after every id.
+    fn has_stop(&self, ids: &[i64], stops: &[String]) -> bool {
+        let Some(longest) = stops.iter().map(String::len).max().filter(|&longest| longest > 0) else {
+            return false;
+        };
+        let found = |ids: &[i64]| {
+            let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+            // What cannot be decoded is reported when the whole answer is.
+            let text = self.tokenizer.decode(&ids).unwrap_or_default();
+            stops.iter().any(|stop| !stop.is_empty() && text.contains(stop.as_str()))
+        };
+        // A token has a byte at least; a few more, so that no stop begins where a decoder drops a space.
+        found(&ids[ids.len().saturating_sub(longest + 4)..]) && found(ids)
     }
 
     fn decoded(

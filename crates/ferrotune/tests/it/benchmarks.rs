@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune::{
     Chat, PromptText, ScoredModel,
-    core::{Continuation, LanguageModel as _, Tokenize as _, digest},
+    core::{Continuation, GenerationLimits, LanguageModel as _, StopReason, Tokenize as _, digest},
     data::Tokenizer,
     eval::task::{PromptStyle, RowCount, RunOptions, TaskOutcome, TaskSettings, Turns, open_task, run_task},
     nn::CausalLm,
@@ -211,6 +211,22 @@ fn a_prompt_that_spells_bos_begins_with_it_once() {
     let found = port.log_likelihoods(&[request]).unwrap()[0];
     assert_eq!(found.tokens, expected.tokens);
     close(&[found.log_likelihood], &[expected.log_likelihood], "markup");
+}
+
+#[test]
+fn an_answer_ends_where_its_stop_is_complete() {
+    let Some(trained) = trained("stops") else { return };
+    let mut port = ScoredModel::new(trained.model.as_ref(), &trained.tokenizer);
+    let prompts = ["Once upon a time, there was a little girl".to_owned()];
+    let limits =
+        GenerationLimits { max_new_tokens: 48, stop: Vec::new(), temperature: 0.0, top_p: 1.0, seed: 0 };
+    let whole = port.generate(&prompts, &limits).unwrap()[0].clone();
+    assert_eq!(whole.tokens, 48);
+    let (before, _) = whole.text.split_once("explore").unwrap();
+    let stop = vec!["nowhere".to_owned(), "explore".to_owned()];
+    let cut = port.generate(&prompts, &GenerationLimits { stop, ..limits }).unwrap()[0].clone();
+    assert_eq!((cut.text.as_str(), cut.stop), (before, StopReason::StopText));
+    assert!(cut.tokens < whole.tokens, "{} tokens were generated", cut.tokens);
 }
 
 #[test]
