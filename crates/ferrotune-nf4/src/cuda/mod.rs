@@ -18,6 +18,7 @@
 
 mod cache;
 pub mod ffi;
+pub mod launch;
 mod nvrtc;
 mod source;
 

@@ -1,9 +1,13 @@
 //! The CUDA kernels run on the host, thread block by thread block: which bytes they read, exchange and write.
 //!
-//! Grids are those of the launcher: a block has 8 warps, a warp takes 1,024 weights or a longer block, or 4 rows of a product.
+//! Grids are those of the launcher.
+
+use std::collections::BTreeSet;
 
 use ferrotune_nf4::{
-    BlockSize, Codebook, Isa, NESTED_BLOCK_SIZE, Packed, Scales, cuda::ENTRIES, quantize_scales,
+    BlockSize, Codebook, Error, Isa, MOST_ROWS, NESTED_BLOCK_SIZE, Packed, Scales,
+    cuda::{ENTRIES, launch},
+    quantize_scales,
 };
 use half::{bf16, f16};
 
@@ -14,16 +18,13 @@ use crate::{
     quantized,
 };
 
-const WARPS: usize = 8;
-const TILE: usize = 1024;
-
 fn raw<T: Kind>(values: &[T]) -> Vec<u32> {
     values.iter().map(|value| value.to_f32().to_bits()).collect()
 }
 
 fn check_quantize<T: Kind>(codebook: Codebook, size: BlockSize, weights: &[T]) {
     let (packed, absmax) = quantized(Isa::SCALAR, codebook, size, weights);
-    let grid = weights.len().div_ceil(WARPS * size.get().max(TILE)) as u32;
+    let grid = launch::quantize(size, weights.len()).unwrap().x;
     let (theirs, their_absmax, bad) = emulation().quantize(grid, codebook, size, weights);
     let what = format!("{codebook:?} {size:?} {}, {} weights", T::NAME, weights.len());
     assert_eq!(packed, theirs, "{what}");
@@ -37,7 +38,7 @@ fn quantizing_kernels_write_the_references_bytes() {
     for codebook in CODEBOOKS {
         for size in BlockSize::ALL {
             // One weight, an odd tail, a whole block of threads and a piece of the next.
-            for len in [1, 31, 4096 + 77, WARPS * 4096 + 3] {
+            for len in [1, 31, 4096 + 77, 8 * 4096 + 3] {
                 let weights = noise.take(len);
                 check_quantize(codebook, size, &weights);
                 check_quantize(
@@ -62,7 +63,8 @@ fn quantizing_kernels_name_the_first_weight_that_is_not_finite() {
             let mut weights = Noise(31).take(9001);
             weights[index] = f32::NEG_INFINITY;
             weights[9000] = f32::NAN;
-            let (_, _, bad) = emulation().quantize(2, Codebook::Nf4, size, &weights);
+            let grid = launch::quantize(size, weights.len()).unwrap().x;
+            let (_, _, bad) = emulation().quantize(grid, Codebook::Nf4, size, &weights);
             assert_eq!(bad, index as u64, "{size:?}");
         }
     }
@@ -85,7 +87,7 @@ fn check_dequantize<T: Kind>(stored: Stored<'_>) {
     Packed::new(codebook, size, len, packed, scales).unwrap().dequantize(Isa::SCALAR, &mut whole).unwrap();
     // All of it; from the middle of a lane's 32 weights, of a block and of a tile; one weight; a single piece; the end.
     for (first, count) in [(0, len), (8, len - 8), (1000, 3003), (16, 1), (72, 8), (len / 8 * 8, len % 8)] {
-        let grid = (first % 32 + count).div_ceil(WARPS * TILE) as u32;
+        let grid = launch::dequantize(first, count).unwrap().x;
         let out = emulation().dequantize::<T>(grid, stored, first, count);
         let what = format!("{codebook:?} {size:?} {} {first}..+{count} of {len}", T::NAME);
         assert_eq!(raw(&out), raw(&whole[first..first + count]), "{what}");
@@ -116,8 +118,9 @@ fn check_experts<T: Kind>(parts: usize, ends: &[i32]) {
     tensor.dequantize(Isa::SCALAR, &mut whole).unwrap();
     let untouched = T::from_f32(77.0);
     let mut out = vec![untouched; whole.len()];
-    let grid = count.div_ceil(WARPS * TILE) as u32;
-    emulation().dequantize_experts(grid, Codebook::Nf4, size, parts, ends, &packed, &absmax, &mut out);
+    let grid = launch::dequantize_experts(count, matrices).unwrap();
+    assert_eq!(grid.y as usize, matrices);
+    emulation().dequantize_experts(grid.x, Codebook::Nf4, size, parts, ends, &packed, &absmax, &mut out);
     for (matrix, (out, whole)) in out.chunks(count).zip(whole.chunks(count)).enumerate() {
         let expert = matrix / parts;
         let begin = if expert == 0 { 0 } else { ends[expert - 1] };
@@ -136,32 +139,37 @@ fn only_experts_with_rows_are_unpacked_and_all_of_their_parts() {
     check_experts::<f16>(2, &[2, 2]);
 }
 
-/// Every product kernel by the two numbers that its name ends in, for every batch that it may get.
+/// Whole steps and a part of one, and less than a step; rows that fill no warp, more than a block's; blocks across rows; lanes of
+/// 16 bytes and of four. Rows, columns and block size.
+const SHAPES: [(usize, usize, usize); 4] =
+    [(35, 2048 + 96, 32), (3, 64, 4096), (35, 512 + 40, 64), (3, 8, 32)];
+
+/// One of each kernel's, and what fills no tile.
+const BATCHES: [usize; 6] = [1, 2, 3, 4, 5, 16];
+
 fn check_products<T: Kind>() {
-    let prefix = format!("product_{}_", T::NAME);
-    for name in ENTRIES.iter().filter_map(|entry| entry.strip_prefix(&prefix)) {
-        let (tile, words) = name.split_once('_').unwrap();
-        let (tile, words) = (tile.parse::<u32>().unwrap(), words.parse::<u32>().unwrap());
-        // Several steps and a part of one, less than a step; rows that fill no warp, more than a block's; blocks across rows.
-        let shapes = if words == 4 { [(35, 2048 + 96), (3, 64)] } else { [(35, 512 + 40), (3, 8)] };
-        let batches = if tile == 8 { vec![5, 16] } else { vec![tile.div_ceil(2), tile] };
-        for (rows, columns) in shapes {
-            for size in [32, 4096].map(|size| BlockSize::new(size).unwrap()) {
-                with_scales(Codebook::Nf4, size, rows * columns, |stored| {
-                    for &batch in &batches {
-                        let x = Noise(u64::from(batch)).take(batch as usize * columns);
-                        let x: Vec<T> = x.iter().map(|&x| T::from_f32(x)).collect();
-                        let grid = rows.div_ceil(WARPS * 4) as u32;
-                        let y = emulation().product([grid, tile, words], stored, columns, &x);
-                        let Stored { codebook, size, packed, scales, .. } = stored;
-                        let expected = host().product(codebook, size, rows, columns, packed, scales, &x);
-                        let what = format!("{prefix}{name} {size:?} [{rows}, {columns}] x {batch}");
-                        assert_eq!(raw(&y), raw(&expected), "{what}");
-                    }
-                });
+    let mut launched = BTreeSet::new();
+    for (rows, columns, size) in SHAPES {
+        with_scales(Codebook::Nf4, BlockSize::new(size).unwrap(), rows * columns, |stored| {
+            for batch in BATCHES {
+                let x = Noise(batch as u64).take(batch * columns);
+                let x: Vec<T> = x.iter().map(|&x| T::from_f32(x)).collect();
+                let launch::Product { tile, words, grid } = launch::product(rows, columns, batch).unwrap();
+                let y = emulation().product([grid.x, tile, words], stored, columns, &x);
+                let Stored { codebook, size, packed, scales, .. } = stored;
+                let expected = host().product(codebook, size, rows, columns, packed, scales, &x);
+                let name = format!("product_{}_{tile}_{words}", T::NAME);
+                assert_eq!(raw(&y), raw(&expected), "{name} {size:?} [{rows}, {columns}] x {batch}");
             }
-        }
+        });
+        launched.extend(BATCHES.map(|batch| {
+            let launch::Product { tile, words, .. } = launch::product(rows, columns, batch).unwrap();
+            format!("product_{}_{tile}_{words}", T::NAME)
+        }));
     }
+    let prefix = format!("product_{}_", T::NAME);
+    let all = ENTRIES.iter().filter(|entry| entry.starts_with(&prefix)).map(ToString::to_string);
+    assert_eq!(launched, all.collect(), "a kernel that no product gets");
 }
 
 /// The arithmetic's own test holds those sums, in the same order, within the stated bound.
@@ -170,4 +178,22 @@ fn product_kernels_sum_what_the_arithmetic_sums_in_the_stated_order() {
     check_products::<f32>();
     check_products::<f16>();
     check_products::<bf16>();
+}
+
+#[test]
+fn launches_cover_every_batch_and_refuse_what_no_kernel_takes() {
+    for batch in 1..=MOST_ROWS {
+        for columns in [64, 72] {
+            let launch::Product { tile, grid, .. } = launch::product(33, columns, batch).unwrap();
+            // 32 rows of W to a block; no tile is left out and none is empty.
+            assert_eq!(grid.x, 2);
+            assert!((grid.y * tile) as usize >= batch && ((grid.y - 1) * tile) < batch as u32);
+        }
+    }
+    assert!(matches!(launch::product(1, 12, 1), Err(Error::NotAMultiple { found: 12, multiple: 8, .. })));
+    assert!(matches!(launch::dequantize(4, 8), Err(Error::NotAMultiple { found: 4, multiple: 8, .. })));
+    assert!(matches!(launch::dequantize(0, usize::MAX / 2), Err(Error::TooLarge { .. })));
+    assert!(matches!(launch::dequantize_experts(1, 70_000), Err(Error::TooLarge { found: 70_000, .. })));
+    // 2⁴³ weights fit in a launch.
+    assert_eq!(launch::dequantize(0, 1 << 43).unwrap().x, 1 << 30);
 }

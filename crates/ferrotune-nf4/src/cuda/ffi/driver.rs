@@ -4,7 +4,10 @@ use std::ffi::{CString, c_int, c_void};
 
 use cudarc::driver::{result, sys};
 
-use crate::Error;
+use crate::{
+    Error,
+    cuda::launch::{Grid, THREADS},
+};
 
 fn failed(call: &'static str) -> impl FnOnce(result::DriverError) -> Error {
     move |error| Error::Driver { call, code: format!("{:?}", error.0) }
@@ -144,8 +147,7 @@ impl Module {
     pub(super) unsafe fn launch(
         &self,
         function: Function,
-        grid: (u32, u32),
-        threads: u32,
+        grid: Grid,
         stream: u64,
         arguments: &mut [*mut c_void],
     ) -> Result<(), Error> {
@@ -153,7 +155,7 @@ impl Module {
             let stream = std::ptr::with_exposed_provenance_mut::<sys::CUstream_st>(stream as usize);
             // SAFETY: the caller's.
             unsafe {
-                result::launch_kernel(function.0, (grid.0, grid.1, 1), (threads, 1, 1), 0, stream, arguments)
+                result::launch_kernel(function.0, (grid.x, grid.y, 1), (THREADS, 1, 1), 0, stream, arguments)
             }
             .map_err(failed("cuLaunchKernel"))
         })

@@ -5,29 +5,14 @@ use std::{ffi::c_void, path::PathBuf, ptr};
 use super::driver::{Context, Function, Module};
 use crate::{
     BlockSize, Codebook, Error, MOST_ROWS,
-    cuda::{Cache, Nvrtc},
+    cuda::{
+        Cache, Nvrtc,
+        launch::{self, NARROW_TILES, TILES, expect_multiple},
+    },
 };
-
-/// Threads to a block and warps among them, as in `device.cuh`.
-const THREADS: u32 = 256;
-const WARPS: usize = 8;
-const LANES: usize = 32;
-
-/// Weights to a lane, whose codes are 16 bytes.
-const CHUNK: usize = 32;
-
-/// Rows of W to a warp of the product.
-const ROWS: usize = 4;
-
-/// Rows of `x` to a thread block of the product, with 16 bytes of codes to a lane; and with four.
-const TILES: [usize; 4] = [1, 2, 4, 8];
-const NARROW_TILES: [usize; 2] = [1, 8];
 
 /// Bytes that buffers begin at a multiple of: what allocators of device memory give, and views may lose.
 const ALIGNMENT: u64 = 16;
-
-/// Most blocks of a grid along its first axis.
-const MOST_BLOCKS: usize = i32::MAX as usize;
 
 /// A stream by its driver's handle (`CUstream`); zero is the default stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,19 +161,6 @@ fn expect_aligned(what: &'static str, address: u64) -> Result<(), Error> {
     }
 }
 
-fn expect_multiple(what: &'static str, found: usize, multiple: usize) -> Result<(), Error> {
-    if found.is_multiple_of(multiple) { Ok(()) } else { Err(Error::NotAMultiple { what, found, multiple }) }
-}
-
-/// Blocks along the first axis.
-fn blocks(units: usize, per_block: usize) -> Result<u32, Error> {
-    let blocks = units.div_ceil(per_block);
-    match u32::try_from(blocks) {
-        Ok(narrow) if blocks <= MOST_BLOCKS => Ok(narrow),
-        _ => Err(Error::TooLarge { what: "thread blocks", found: blocks, most: MOST_BLOCKS }),
-    }
-}
-
 /// The kernels of one type of number.
 #[derive(Debug)]
 struct OfKind {
@@ -203,7 +175,7 @@ impl OfKind {
     fn of(module: &Module, kind: ElementKind) -> Result<Self, Error> {
         let name = kind.name();
         let function = |family: &str| module.function(&format!("{family}_{name}"));
-        let product = |tile: usize, words: usize| module.function(&format!("product_{name}_{tile}_{words}"));
+        let product = |tile: u32, words: u32| module.function(&format!("product_{name}_{tile}_{words}"));
         Ok(Self {
             quantize: function("quantize")?,
             dequantize: function("dequantize")?,
@@ -211,6 +183,19 @@ impl OfKind {
             product: [product(1, 4)?, product(2, 4)?, product(4, 4)?, product(8, 4)?],
             narrow_product: [product(1, 1)?, product(8, 1)?],
         })
+    }
+
+    /// A product's kernel by the two numbers in its name.
+    fn product(&self, tile: u32, words: u32) -> Result<Function, Error> {
+        let (tiles, functions) = if words == 1 {
+            (&NARROW_TILES[..], &self.narrow_product[..])
+        } else {
+            (&TILES[..], &self.product[..])
+        };
+        let place = tiles.iter().position(|&known| known == tile);
+        let missing =
+            || Error::Driver { call: "cuLaunchKernel", code: format!("no product kernel {tile}_{words}") };
+        place.map(|place| functions[place]).ok_or_else(missing)
     }
 }
 
@@ -283,9 +268,7 @@ impl Kernels {
         }
         expect_aligned("weights", weights)?;
         expect_aligned("packed weights", codes)?;
-        // A warp takes 1,024 weights, or a block that is longer.
-        let warp = block_size.get().max(LANES * CHUNK);
-        let grid = (blocks(len, WARPS * warp)?, 1);
+        let grid = launch::quantize(block_size, len)?;
         let (codebook, log2_block, count) = (index(codebook), log2(block_size), len as u64);
         let mut arguments = [
             argument(&codebook),
@@ -297,7 +280,7 @@ impl Kernels {
             argument(&first_bad),
         ];
         // SAFETY: the kernel has these seven parameters, of these types; the rest is the caller's.
-        unsafe { self.module.launch(self.of(kind).quantize, grid, THREADS, stream.0, &mut arguments) }
+        unsafe { self.module.launch(self.of(kind).quantize, grid, stream.0, &mut arguments) }
     }
 
     /// Unpacks the weights `first .. first + count` into `out`.
@@ -327,11 +310,9 @@ impl Kernels {
         if count == 0 {
             return Ok(());
         }
-        expect_multiple("first weight", first, 8)?;
+        let grid = launch::dequantize(first, count)?;
         expect_aligned("packed weights", packed.codes)?;
         expect_aligned("output", out)?;
-        // The first tile begins up to 24 weights before the range.
-        let grid = (blocks(first % CHUNK + count, WARPS * LANES * CHUNK)?, 1);
         let (codebook, scales) = (index(packed.codebook), packed.scales());
         let (first, count) = (first as u64, count as u64);
         let mut arguments = [
@@ -343,7 +324,7 @@ impl Kernels {
             argument(&out),
         ];
         // SAFETY: the kernel has these six parameters, of these types; the rest is the caller's.
-        unsafe { self.module.launch(self.of(kind).dequantize, grid, THREADS, stream.0, &mut arguments) }
+        unsafe { self.module.launch(self.of(kind).dequantize, grid, stream.0, &mut arguments) }
     }
 
     /// Unpacks the matrices of those experts that have rows, each into its own place in `out`; what stands in the places of the
@@ -374,25 +355,18 @@ impl Kernels {
         matrices: u64,
         out: u64,
     ) -> Result<(), Error> {
-        let most = usize::from(u16::MAX);
-        let (Ok(rows), Ok(parts)) = (u32::try_from(experts * parts), u32::try_from(parts)) else {
-            return Err(Error::TooLarge { what: "expert matrices", found: experts, most });
-        };
-        if rows as usize > most {
-            return Err(Error::TooLarge { what: "expert matrices", found: rows as usize, most });
-        }
-        if rows == 0 || longest == 0 {
+        if experts * parts == 0 || longest == 0 {
             return Ok(());
         }
         expect_aligned("output", out)?;
-        let grid = (blocks(longest, WARPS * LANES * CHUNK)?, rows);
+        let grid = launch::dequantize_experts(longest, experts * parts)?;
+        // No more than rows of a grid.
+        let parts = parts as u32;
         let codebook = index(codebook);
         let mut arguments =
             [argument(&codebook), argument(&parts), argument(&ends), argument(&matrices), argument(&out)];
         // SAFETY: the kernel has these five parameters, of these types; the rest is the caller's.
-        unsafe {
-            self.module.launch(self.of(kind).dequantize_experts, grid, THREADS, stream.0, &mut arguments)
-        }
+        unsafe { self.module.launch(self.of(kind).dequantize_experts, grid, stream.0, &mut arguments) }
     }
 
     /// Writes `x Wᵀ` into `y` for a batch of 1 to [`MOST_ROWS`] rows, straight from packed codes.
@@ -428,20 +402,13 @@ impl Kernels {
         if rows.checked_mul(columns) != Some(packed.len) {
             return Err(Error::Shape { rows, columns, len: packed.len });
         }
-        expect_multiple("columns", columns, 8)?;
+        let launch::Product { tile, words, grid } = launch::product(rows, columns, batch)?;
         expect_aligned("packed weights", packed.codes)?;
         expect_aligned("activations", x)?;
         if rows == 0 {
             return Ok(());
         }
-        let of_kind = self.of(kind);
-        let (functions, tiles) = if columns.is_multiple_of(CHUNK) {
-            (&of_kind.product[..], &TILES[..])
-        } else {
-            (&of_kind.narrow_product[..], &NARROW_TILES[..])
-        };
-        let place = tiles.iter().position(|&tile| tile >= batch).unwrap_or(tiles.len() - 1);
-        let grid = (blocks(rows, WARPS * ROWS)?, batch.div_ceil(tiles[place]) as u32);
+        let function = self.of(kind).product(tile, words)?;
         let (codebook, scales) = (index(packed.codebook), packed.scales());
         let (rows, columns, batch) = (rows as u64, columns as u64, batch as u32);
         let mut arguments = [
@@ -455,6 +422,6 @@ impl Kernels {
             argument(&y),
         ];
         // SAFETY: the kernel has these eight parameters, of these types; the rest is the caller's.
-        unsafe { self.module.launch(functions[place], grid, THREADS, stream.0, &mut arguments) }
+        unsafe { self.module.launch(function, grid, stream.0, &mut arguments) }
     }
 }
