@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench nf4_cuda
 //! FERROTUNE_PYTHON=path/to/python cargo bench --bench nf4_cuda   # with torch and bitsandbytes for CUDA: adds their columns
+//! cargo bench --bench nf4_cuda -- --tiny                         # small shapes on the CPU: does the program work
 //! ```
 //!
 //! NF4 in blocks of 64 with double quantization, bf16. Every operation runs in rounds of many launches between two waits for
@@ -34,7 +35,10 @@ type AnyError = Box<dyn std::error::Error>;
 fn main() -> Result<(), AnyError> {
     // Where the kernels cannot be had, a line in the log says so.
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let device = match cuda::device("cuda") {
+    let tiny = std::env::args().any(|argument| argument == "--tiny");
+    let (unpacked, multiplied) =
+        if tiny { (&[[256, 128]][..], &[[128, 264]][..]) } else { (&UNPACKED[..], &MULTIPLIED[..]) };
+    let device = match cuda::device(if tiny { "cpu" } else { "cuda" }) {
         Ok(device) => device,
         Err(reason) => {
             println!("nothing measured: {reason}");
@@ -43,8 +47,8 @@ fn main() -> Result<(), AnyError> {
     };
     tch::no_grad(|| -> Result<(), AnyError> {
         let mut found = Map::new();
-        unpack(device, &mut found)?;
-        multiply(device, &mut found)?;
+        unpack(device, unpacked, &mut found)?;
+        multiply(device, multiplied, &mut found)?;
         println!("{}", Value::Object(found));
         Ok(())
     })
@@ -72,12 +76,12 @@ fn seconds<T>(
     Ok(rounds[rounds.len() / 2])
 }
 
-fn unpack(device: Device, found: &mut Map<String, Value>) -> Result<(), AnyError> {
+fn unpack(device: Device, shapes: &[[i64; 2]], found: &mut Map<String, Value>) -> Result<(), AnyError> {
     println!(
         "{:<28} {:>12} {:>12} {:>10} {:>12}",
         "dequantize to bf16", "time", "GB/s", "of copy", "quantize"
     );
-    for [rows, columns] in UNPACKED {
+    for &[rows, columns] in shapes {
         let weights = rows * columns;
         let dense = Tensor::randn([rows, columns], (Kind::BFloat16, device));
         let packed = QuantizedTensor::quantize(&dense, &Quantization::default())?;
@@ -102,13 +106,13 @@ fn unpack(device: Device, found: &mut Map<String, Value>) -> Result<(), AnyError
     Ok(())
 }
 
-fn multiply(device: Device, found: &mut Map<String, Value>) -> Result<(), AnyError> {
-    let reference = reference()?;
+fn multiply(device: Device, shapes: &[[i64; 2]], found: &mut Map<String, Value>) -> Result<(), AnyError> {
+    let reference = reference(shapes)?;
     println!(
         "\n{:<28} {:>12} {:>12} {:>14} {:>10}",
         "x W^T, bf16", "packed", "dense", "bitsandbytes", "times"
     );
-    for [rows, columns] in MULTIPLIED {
+    for &[rows, columns] in shapes {
         let spec =
             WeightSpec { name: "m.weight".into(), role: Role::Mlp, shape: vec![rows, columns], alias: None };
         let source = Initialized::new(&[spec], 0.02);
@@ -139,9 +143,9 @@ fn multiply(device: Device, found: &mut Map<String, Value>) -> Result<(), AnyErr
 }
 
 /// What bitsandbytes takes, by the names of our rows; nothing if no interpreter is named.
-fn reference() -> Result<Map<String, Value>, AnyError> {
+fn reference(shapes: &[[i64; 2]]) -> Result<Map<String, Value>, AnyError> {
     let Some(python) = std::env::var_os("FERROTUNE_PYTHON") else { return Ok(Map::new()) };
-    let cases: Vec<String> = MULTIPLIED
+    let cases: Vec<String> = shapes
         .iter()
         .flat_map(|[rows, columns]| BATCHES.map(|batch| format!("{rows},{columns},{batch}")))
         .collect();

@@ -148,7 +148,8 @@ impl Nf4 {
                 None => return self.dense_group(site, at),
             }
         }
-        let kernels = ExpertKernels::new(&experts)?;
+        // libtorch's grouped product is in bf16; in other types all experts at once would only take memory.
+        let kernels = if at.kind() == Kind::BFloat16 { ExpertKernels::new(&experts)? } else { None };
         // An expert's parts are decoded together; with kernels, all experts are.
         let together = if kernels.is_some() { site.experts } else { 1 };
         self.workspace.reserve((together * site.out_features() * site.in_features) as usize);
