@@ -65,21 +65,31 @@ impl Common {
         base: &BaseFlags,
         adapter: Option<&Path>,
     ) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
-        let (device, kind) = self.compute.resolve()?;
-        let folder = AutoCausalLm::open(&self.model)?;
-        let options = LoadOptions::new(device, kind);
-        let (storage, census) = base.config().storage(&folder)?;
-        let model = match adapter {
-            None => folder.load(&options, &mut Frozen::new(storage))?,
-            Some(adapter) => {
-                let weights = AdapterWeights::open(adapter)?;
-                let Adapted { model, .. } = adapt(&folder, Start::From(&weights), storage, &options)?;
-                model
-            }
-        };
-        say_census(&census);
-        Ok((folder, model))
+        load(&self.model, &self.compute, base, adapter)
     }
+}
+
+/// Loads the model of a folder to use it as it is, with an adapter where one is named.
+pub(crate) fn load(
+    model: &Path,
+    compute: &ComputeFlags,
+    base: &BaseFlags,
+    adapter: Option<&Path>,
+) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
+    let (device, kind) = compute.resolve()?;
+    let folder = AutoCausalLm::open(model)?;
+    let options = LoadOptions::new(device, kind);
+    let (storage, census) = base.config().storage(&folder)?;
+    let model = match adapter {
+        None => folder.load(&options, &mut Frozen::new(storage))?,
+        Some(adapter) => {
+            let weights = AdapterWeights::open(adapter)?;
+            let Adapted { model, .. } = adapt(&folder, Start::From(&weights), storage, &options)?;
+            model
+        }
+    };
+    say_census(&census);
+    Ok((folder, model))
 }
 
 /// How the base's matrices are kept.
@@ -104,6 +114,12 @@ impl BaseFlags {
     pub(crate) fn config(&self) -> BaseConfig {
         let Self { quantize, block_size, double_quant } = *self;
         BaseConfig { quantize, block_size, double_quant }
+    }
+
+    /// The format's name, if one is asked for.
+    pub(crate) fn format(&self) -> Option<&'static str> {
+        let named = |&(name, format)| Some(name).filter(|_| self.quantize == Some(format));
+        FORMATS.iter().find_map(named).filter(|&name| name != "none")
     }
 }
 

@@ -30,6 +30,7 @@ mod measure;
 mod quantized;
 mod scored;
 mod upcycle;
+mod weights_digest;
 
 pub mod demo;
 pub mod report;
@@ -49,6 +50,7 @@ pub use measure::{Measure, MeasureConfig, Measured, ids_of, request, response};
 pub use quantized::quantize;
 pub use scored::{PromptText, ScoredModel};
 pub use upcycle::{Upcycle, upcycle};
+pub use weights_digest::weights_digest;
 
 /// The README's programs must compile.
 #[cfg(doctest)]

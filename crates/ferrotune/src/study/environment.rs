@@ -1,12 +1,9 @@
 //! What a report says about the machine.
 
-use std::path::Path;
-
-use ferrotune_core::digest;
 use tch::{Device, Kind};
 
 use super::Environment;
-use crate::{Error, Result, compute};
+use crate::compute;
 
 impl Environment {
     /// The present machine and versions.
@@ -34,26 +31,6 @@ fn field(file: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// One digest for all weight files of a model folder, in the order of their names.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(super) fn weights_digest(folder: &Path) -> Result<String> {
-    let io = |source| Error::Io { path: folder.to_owned(), source };
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .map_err(io)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
-        .collect();
-    files.sort();
-    let digests =
-        files.iter().map(|path| digest::of_file(path)).collect::<std::io::Result<Vec<_>>>().map_err(io)?;
-    Ok(match digests.as_slice() {
-        [single] => single.clone(),
-        several => digest::of_bytes(several.concat().as_bytes()),
-    })
 }
 
 /// Seconds since 1970 as `YYYY-MM-DD HH:MM UTC`, by the civil calendar (Hinnant, "chrono-compatible low-level date

@@ -218,7 +218,7 @@ impl<'s> Opened<'s> {
             "{}: {} records encoded, {} of them cut; left out: {} with a long request, {} with nothing to learn from",
             model.name, counts.kept, counts.truncated, counts.request_too_long, counts.nothing_supervised
         ));
-        let base_sha256 = environment::weights_digest(&model.path)?;
+        let base_sha256 = crate::weights_digest(&model.path)?;
         Ok(Self { model, folder, tokenizer, encoding, base_sha256 })
     }
 

@@ -1,0 +1,115 @@
+//! Metrics over files of answers, and benchmarks of a model.
+//!
+//! ```sh
+//! cargo run --example evaluate -- --pairs answers.jsonl --metrics bleu,rouge,semantic_similarity --samples samples.jsonl
+//! cargo run --example evaluate -- --pairs tuned.jsonl --baseline base.jsonl
+//! cargo run --example evaluate -- --model MODEL --task gsm8k --data grade-school-math/data --limit 50
+//! ```
+
+#[path = "../cli/mod.rs"]
+mod cli;
+mod flags;
+mod metrics;
+mod task;
+mod texts;
+
+use std::{path::Path, process::ExitCode};
+
+use ferrotune::eval::{
+    Existing, Record, SampleLine,
+    judge::{Estimate, JudgeUsage},
+    write_samples,
+};
+use serde::Serialize;
+
+use flags::Flags;
+use texts::{Compared, Rejected};
+
+/// The last line of standard output.
+#[derive(Debug, Default, Serialize)]
+struct Evaluated {
+    metrics: Vec<Record>,
+    /// The records of the other system, and how the two compare.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    baseline: Vec<Record>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    comparisons: Vec<Compared>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<Rejected>,
+    /// What judging did cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judge: Option<JudgeUsage>,
+    /// What judging would cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
+    #[serde(skip)]
+    samples: Vec<SampleLine>,
+}
+
+fn main() -> ExitCode {
+    cli::run(evaluate)
+}
+
+fn evaluate(flags: Flags) -> cli::Result<Evaluated> {
+    if let Some(samples) = &flags.samples {
+        refuse_to_replace(samples, &flags)?;
+    }
+    let evaluated = match &flags.model.task {
+        Some(task) => task::run(task, &flags)?,
+        None => texts::score(&flags)?,
+    };
+    if let Some(samples) = &flags.samples {
+        write_samples(samples, &evaluated.samples, Existing::Replace)?;
+    }
+    evaluated.metrics.iter().for_each(|record| cli::say(&line(record)));
+    evaluated.comparisons.iter().for_each(|compared| cli::say(&compared.line()));
+    if let Some(estimate) = &evaluated.estimate {
+        cli::say(&cost(estimate));
+    }
+    Ok(evaluated)
+}
+
+/// Before anything is computed, rather than after.
+fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
+    let Ok(there) = samples.canonicalize() else { return Ok(()) };
+    let read = [&flags.pairs, &flags.rescore, &flags.baseline];
+    if read.into_iter().flatten().any(|input| input.canonicalize().is_ok_and(|input| input == there)) {
+        return Err(
+            format!("`{}` is a file that is read; choose another for --samples", samples.display()).into()
+        );
+    }
+    if !flags.force {
+        return Err(format!(
+            "`{}` is there already; choose another file, or replace it with --force",
+            samples.display()
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// A record as a line of prose.
+fn line(record: &Record) -> String {
+    let Record { metric, n_scored, n_failed, .. } = record;
+    let Some(value) = record.value else {
+        return format!(
+            "{metric:<34} not measured: {}",
+            record.not_measured.as_deref().unwrap_or("no reason is given")
+        );
+    };
+    let interval = record.ci95.map_or_else(String::new, |[low, high]| format!(" [{low:.4}, {high:.4}]"));
+    let failed = if *n_failed == 0 { String::new() } else { format!(", {n_failed} failed") };
+    format!("{metric:<34} {value:>10.4}{interval}  n {n_scored}{failed}")
+}
+
+fn cost(estimate: &Estimate) -> String {
+    let Estimate { calls, cached, prompt_tokens, completion_tokens_at_most, cost_at_most } = estimate;
+    let money = cost_at_most.map_or_else(
+        || "no price is given".to_owned(),
+        |cost| format!("{cost:.2} at most in the currency of the prices"),
+    );
+    format!(
+        "nothing was asked: {calls} questions of about {prompt_tokens} tokens together, replies of at most \
+         {completion_tokens_at_most}, {money}; {cached} replies are known already"
+    )
+}
