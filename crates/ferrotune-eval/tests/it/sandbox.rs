@@ -3,12 +3,13 @@
 
 use std::{
     env, fs,
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         process::CommandExt as _,
     },
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -423,14 +424,19 @@ fn an_ordinary_user_is_held_the_same_way() {
     assert_eq!(said.contains(&format!("user: {ORDINARY_USER}")), !sandboxes().is_empty(), "{said}");
 }
 
+/// Said once the probes of [`an_endless_program_for_another_test`] are over, which make processes of their own.
+const OPENED: &str = "the sandboxes are open";
+
 /// Runs for [`nothing_is_left_when_the_caller_is_killed`], which ends it.
 #[test]
 fn an_endless_program_for_another_test() {
     if env::var_os("FERROTUNE_TEST_ENDLESS").is_none() {
         return;
     }
+    let opened = sandboxes();
+    eprintln!("{OPENED}");
     std::thread::scope(|scope| {
-        for (_, sandbox) in sandboxes() {
+        for (_, sandbox) in opened {
             scope.spawn(|| sandbox.run("while True: pass"));
         }
     });
@@ -442,7 +448,9 @@ fn nothing_is_left_when_the_caller_is_killed() {
         return;
     }
     let (_folder, mut command) = again(&["sandbox::an_endless_program_for_another_test", "--exact"], None);
-    let mut caller = command.env("FERROTUNE_TEST_ENDLESS", "1").spawn().unwrap();
+    let mut caller = command.env("FERROTUNE_TEST_ENDLESS", "1").stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(caller.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains(OPENED)), "the caller ended early");
     let process = caller.id();
     // The deadline only keeps a test that fails from waiting for ever.
     let deadline = Instant::now() + LONG;
