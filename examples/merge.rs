@@ -1,24 +1,39 @@
-//! A model with an adapter added to its weights.
+//! A model with adapters added to its weights.
 
 mod cli;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use ferrotune::{AutoCausalLm, adapters::AdapterWeights};
+use ferrotune::{
+    AutoCausalLm,
+    adapters::{AdapterWeights, BlockSize, Codebook, MergeBase, MergeOptions, Quantization},
+};
 use serde::Serialize;
 
-/// Adds a PEFT adapter to a model's weights and writes a Hugging Face folder that needs no adapter.
+/// Adds PEFT adapters to a model's weights and writes a Hugging Face folder that needs no adapter.
 ///
-/// Each weight is computed in 32 bits and rounded once to the type it is stored in. The tokenizer comes along.
+/// Each weight is computed in 32 bits and rounded once: to the type it is stored in, or to `--dtype`. An adapter that was
+/// trained with `--quantize nf4` fits dequantize(quantize(W)) better than W: `--quantized-base nf4` adds it to that. What
+/// a folder holds in 4 bits is dequantized in any case. The tokenizer comes along.
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Merging")]
 struct Flags {
     #[command(flatten)]
     common: cli::Common,
-    /// PEFT folder of the adapter
-    #[arg(long, value_name = "DIR")]
-    adapter: PathBuf,
+    /// PEFT folder of the adapter; several are added up
+    #[arg(long, value_name = "DIR", required = true)]
+    adapter: Vec<PathBuf>,
+    /// What the adapters are added to: the weights as they are, or put into 4 bits and back
+    #[arg(long, value_name = "TYPE", default_value = "none",
+          value_parser = cli::words(&[("none", None), ("nf4", Some(Codebook::Nf4)), ("fp4", Some(Codebook::Fp4))]))]
+    quantized_base: Option<Codebook>,
+    /// Weights that share a scale in the quantized base
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    block_size: usize,
+    /// Whether the quantized base has its scales in 8 bits
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    double_quant: bool,
     /// Folder to write, complete or not at all
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -31,12 +46,18 @@ struct Flags {
 #[derive(Debug, Serialize)]
 struct Merged {
     output: PathBuf,
+    /// What the adapters were added to.
+    base: String,
+    /// What each adapter says that it was trained on.
+    trained_on: Vec<Option<String>>,
     /// Tensors that something was added to.
     changed: usize,
-    /// Tensors that the adapter replaced.
+    /// Tensors that an adapter replaced.
     replaced: usize,
-    /// Tensors copied as they were.
+    /// Tensors that no adapter changed.
     copied: usize,
+    /// Of all of them, those whose base came out of 4 bits.
+    dequantized: usize,
 }
 
 fn main() -> ExitCode {
@@ -44,13 +65,29 @@ fn main() -> ExitCode {
 }
 
 fn merge(flags: Flags) -> cli::Result<Merged> {
+    let base = match flags.quantized_base {
+        None => MergeBase::AsStored,
+        Some(codebook) => MergeBase::Quantized(Quantization {
+            codebook,
+            block_size: BlockSize::new(flags.block_size)?,
+            double_quantization: flags.double_quant,
+        }),
+    };
     let model = AutoCausalLm::open(&flags.common.model)?;
-    let adapter = AdapterWeights::open(&flags.adapter)?;
-    flags.common.compute.resolve()?;
-    cli::refuse_inputs(&flags.output, &[&flags.common.model, &flags.adapter])?;
+    let adapters =
+        flags.adapter.iter().map(|folder| AdapterWeights::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let (_, kind) = flags.common.compute.resolve()?;
+    let asked = flags.common.compute.dtype != "auto";
+    let options = MergeOptions { base, kind: asked.then_some(kind) };
+    let inputs: Vec<_> =
+        std::iter::once(&flags.common.model).chain(&flags.adapter).map(PathBuf::as_path).collect();
+    cli::refuse_inputs(&flags.output, &inputs)?;
     let merged = cli::write_folder(&flags.output, flags.force, |folder| {
-        Ok(ferrotune::merge(&model, &adapter, folder)?)
+        Ok(ferrotune::merge(&model, &adapters.iter().collect::<Vec<_>>(), &options, folder)?)
     })?;
-    let ferrotune::adapters::Merged { changed, replaced, copied } = merged;
-    Ok(Merged { output: flags.output, changed, replaced, copied })
+    let ferrotune::adapters::Merged { changed, replaced, copied, dequantized } = merged;
+    let trained_on =
+        adapters.iter().map(|adapter| adapter.config().base_model_name_or_path.clone()).collect();
+    let base = ferrotune::merge_base(&model, base);
+    Ok(Merged { output: flags.output, base, trained_on, changed, replaced, copied, dequantized })
 }

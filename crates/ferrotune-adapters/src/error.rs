@@ -232,6 +232,14 @@ pub enum Error {
         /// The module.
         path: String,
     },
+    /// Two adapters each bring a weight of their own.
+    #[error(
+        "`{path}` is replaced by two of the adapters, and only one of the values can count; merge one of them"
+    )]
+    ReplacedTwice {
+        /// The tensor.
+        path: String,
+    },
     /// What replaced a weight cannot be taken back.
     #[error(
         "`{path}` was replaced by the adapter when it was merged, and its old value is in no file; use the original checkpoint"

@@ -36,7 +36,7 @@ pub use config::{Bias, Init, LoraConfig, ModuleNames, TargetModules};
 pub use error::{Error, Result};
 pub use files::AdapterWeights;
 pub use lora::Lora;
-pub use merge::{Merged, merge, unmerge};
+pub use merge::{MergeBase, MergeOptions, Merged, merge, unmerge};
 pub use nf4::{
     BlockScales, BlockSize, Census, Codebook, Nf4, QuantState, Quantization, QuantizedTensor, Tally,
 };

@@ -8,43 +8,67 @@ use ferrotune_nn::{
 use tch::{Kind, Tensor};
 
 use crate::{
-    AdapterWeights, Bias, Error, Result,
+    AdapterWeights, Bias, Error, Quantization, QuantizedTensor, Result,
+    bitsandbytes::{is_quantized, quantize_weight},
     dora::scaled,
     factors::{Factor, Factors},
     files::{self, Taker, key},
     target::{Decision, Rules, Scale, alias},
 };
 
+/// What adapters are added to, and what comes out.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MergeOptions {
+    /// What the adapters are added to.
+    pub base: MergeBase,
+    /// The type of the merged weights; nothing for the type in which each is stored, or was before it was quantized.
+    pub kind: Option<Kind>,
+}
+
+/// What adapters are added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MergeBase {
+    /// The weights as the checkpoint has them; those that it holds in 4 bits, decoded.
+    #[default]
+    AsStored,
+    /// The weights as [`Nf4`](crate::Nf4) with these settings holds them, decoded: what an adapter was trained over in
+    /// QLoRA. Those that the checkpoint holds in 4 bits are taken as they are, as that storage takes them.
+    Quantized(Quantization),
+}
+
 /// What a merge did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Tensors that something was added to (or subtracted from).
     pub changed: usize,
-    /// Tensors that the adapter replaced.
+    /// Tensors that an adapter replaced.
     pub replaced: usize,
-    /// Tensors copied as they were.
+    /// Tensors that no adapter changed.
     pub copied: usize,
+    /// Of all of them, those whose base came out of 4 bits.
+    pub dequantized: usize,
 }
 
-/// Writes the checkpoint `source` with `adapter` added: `W + s · B A`, with DoRA scaled to its magnitudes, computed in 32
-/// bits and rounded once to the stored type. `specs` are the model's weights; the result has their names, so experts come
-/// out one matrix each.
+/// Writes the checkpoint `source` with `adapters` added: `W + s · B A`, with DoRA scaled to its magnitudes, computed in 32
+/// bits and rounded once. What several adapters change adds up. `specs` are the model's weights; the result has their names,
+/// so experts come out one matrix each.
 ///
-/// At most one tensor of the base is in memory beside what the writer holds for its shard.
+/// At most one tensor of the base is in memory.
 ///
 /// # Errors
-/// [`Error::UnusedTensors`], [`Error::MissingTensor`] and [`Error::WrongShape`] if the adapter was made for another
-/// model; [`Error::BiasWithoutBase`]; what reading and writing give.
+/// [`Error::UnusedTensors`], [`Error::MissingTensor`] and [`Error::WrongShape`] if an adapter was made for another
+/// model; [`Error::BiasWithoutBase`]; [`Error::ReplacedTwice`]; what quantizing, reading and writing give.
 pub fn merge(
     source: &dyn WeightSource,
     specs: &[WeightSpec],
-    adapter: &AdapterWeights,
+    adapters: &[&AdapterWeights],
+    options: &MergeOptions,
     writer: &mut CheckpointWriter,
 ) -> Result<Merged> {
-    run(source, specs, adapter, 1.0, writer)
+    run(source, specs, adapters, options, 1.0, writer)
 }
 
-/// The inverse of [`merge`], up to the rounding of the stored type.
+/// The inverse of [`merge`] of one adapter onto stored weights, up to the rounding of the stored type.
 ///
 /// # Errors
 /// Those of [`merge`], and [`Error::Replaced`] and [`Error::Scaled`] where the adapter replaced a tensor or scaled its
@@ -55,49 +79,106 @@ pub fn unmerge(
     adapter: &AdapterWeights,
     writer: &mut CheckpointWriter,
 ) -> Result<Merged> {
-    run(source, specs, adapter, -1.0, writer)
+    run(source, specs, &[adapter], &MergeOptions::default(), -1.0, writer)
 }
 
 fn run(
     source: &dyn WeightSource,
     specs: &[WeightSpec],
-    adapter: &AdapterWeights,
+    adapters: &[&AdapterWeights],
+    options: &MergeOptions,
     sign: f64,
     writer: &mut CheckpointWriter,
 ) -> Result<Merged> {
     let source = Layouts::new(source, specs, IGNORED_TENSORS)?;
-    let mut deltas = Deltas::new(specs, adapter)?;
+    let mut deltas =
+        adapters.iter().map(|adapter| Deltas::new(specs, adapter)).collect::<Result<Vec<_>>>()?;
     let mut merged = Merged::default();
     for spec in specs {
         check_shape(&source, spec)?;
-        let change = deltas.of(spec)?;
-        let stored = source.read(&spec.name)?;
-        let (kind, wide) = (stored.kind(), wide(stored.kind()));
-        let tensor = match (&change.replaced, &change.added) {
-            (None, None) => {
-                merged.copied += 1;
-                stored
-            }
-            (Some(_), _) if sign < 0.0 => return Err(Error::Replaced { path: spec.name.clone() }),
-            (replaced, added) => {
-                merged.replaced += usize::from(replaced.is_some());
-                merged.changed += usize::from(replaced.is_none());
-                let mut tensor = replaced.as_ref().unwrap_or(&stored).f_to_kind(wide)?;
-                if let Some(added) = added {
-                    tensor = tensor.f_add(&added.f_to_kind(wide)?.f_mul_scalar(sign)?)?;
-                }
-                match &change.magnitude {
-                    Some(_) if sign < 0.0 => return Err(Error::Scaled { path: spec.name.clone() }),
-                    Some(magnitude) => tensor = scaled(&tensor, magnitude)?,
-                    None => {}
-                }
-                tensor.f_to_kind(kind)?
-            }
-        };
-        writer.push(&spec.name, &tensor)?;
+        let changes = deltas.iter_mut().map(|deltas| deltas.of(spec)).collect::<Result<Vec<_>>>()?;
+        let changes: Vec<Change> = changes.into_iter().filter(Change::is_some).collect();
+        let base = Base::read(&source, spec, options.base)?;
+        merged.dequantized += usize::from(base.dequantized);
+        let replaced = changes.iter().any(|change| change.replaced.is_some());
+        merged.replaced += usize::from(replaced);
+        merged.changed += usize::from(!replaced && !changes.is_empty());
+        merged.copied += usize::from(changes.is_empty());
+        let tensor =
+            if changes.is_empty() { base.tensor } else { changed(&base.tensor, &changes, sign, spec)? };
+        writer.push(&spec.name, &tensor.f_to_kind(options.kind.unwrap_or(base.kind))?)?;
     }
-    deltas.finish()?;
+    deltas.iter().try_for_each(Deltas::finish)?;
     Ok(merged)
+}
+
+/// A weight that adapters are added to.
+struct Base {
+    tensor: Tensor,
+    /// The type in which it is stored, or was before it was quantized.
+    kind: Kind,
+    dequantized: bool,
+}
+
+impl Base {
+    fn read(source: &Layouts<'_>, spec: &WeightSpec, base: MergeBase) -> Result<Self> {
+        let quantized = match (source.encoded(&spec.name)?, base) {
+            (Some(encoded), _) => {
+                let quantized = QuantizedTensor::from_encoded(&encoded);
+                Some(quantized.map_err(|error| Error::Quantized {
+                    name: spec.name.clone(),
+                    place: source.place(),
+                    source: Box::new(error),
+                })?)
+            }
+            (None, MergeBase::Quantized(settings)) if is_quantized(spec) => {
+                Some(quantize_weight(spec, || source.place(), &source.read(&spec.name)?, &settings)?)
+            }
+            _ => None,
+        };
+        Ok(match quantized {
+            // In 32 bits, so that the sum is what is rounded.
+            Some(quantized) => {
+                let (tensor, kind) = (quantized.dequantize(Kind::Float)?, quantized.kind());
+                Self { tensor, kind, dequantized: true }
+            }
+            None => {
+                let tensor = source.read(&spec.name)?;
+                Self { kind: tensor.kind(), tensor, dequantized: false }
+            }
+        })
+    }
+}
+
+/// A tensor with everything that adapters do to it, in the type in which sums are formed.
+fn changed(base: &Tensor, changes: &[Change], sign: f64, spec: &WeightSpec) -> Result<Tensor> {
+    let wide = wide(base.kind());
+    let mut replacements = changes.iter().filter_map(|change| change.replaced.as_ref());
+    let (replaced, another) = (replacements.next(), replacements.next());
+    if another.is_some() {
+        return Err(Error::ReplacedTwice { path: spec.name.clone() });
+    }
+    if sign < 0.0 && replaced.is_some() {
+        return Err(Error::Replaced { path: spec.name.clone() });
+    }
+    let start = replaced.unwrap_or(base).f_to_kind(wide)?;
+    let mut sum = start.shallow_clone();
+    for change in changes {
+        let added = match &change.added {
+            None => None,
+            Some(added) => Some(added.f_to_kind(wide)?.f_mul_scalar(sign)?),
+        };
+        match (&change.magnitude, added) {
+            (Some(_), _) if sign < 0.0 => return Err(Error::Scaled { path: spec.name.clone() }),
+            (Some(magnitude), Some(added)) => {
+                let alone = scaled(&start.f_add(&added)?, magnitude)?;
+                sum = if changes.len() == 1 { alone } else { sum.f_add(&alone.f_sub(&start)?)? };
+            }
+            (_, Some(added)) => sum = sum.f_add(&added)?,
+            (_, None) => {}
+        }
+    }
+    Ok(sum)
 }
 
 pub(crate) fn check_shape(source: &dyn WeightSource, spec: &WeightSpec) -> Result<()> {
@@ -127,6 +208,12 @@ struct Change {
     added: Option<Tensor>,
     /// What the norms of the sum's rows become (DoRA).
     magnitude: Option<Tensor>,
+}
+
+impl Change {
+    fn is_some(&self) -> bool {
+        self.replaced.is_some() || self.added.is_some()
+    }
 }
 
 /// An adapter's changes, by the weights of a model.

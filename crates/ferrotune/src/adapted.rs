@@ -1,13 +1,9 @@
-//! A model folder with an adapter: built together, or merged into a folder of its own.
+//! A model folder with an adapter, built together.
 
 use std::path::Path;
 
-use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Merged, Untied};
-use ferrotune_nn::{
-    CausalLm, Storage,
-    checkpoint::{CheckpointWriter, write_whole},
-};
-use serde_json::{Value, json};
+use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Untied};
+use ferrotune_nn::{CausalLm, Storage};
 
 use crate::{AutoCausalLm, Error, LoadOptions, Result};
 
@@ -60,31 +56,8 @@ pub fn adapt(
     Ok(Adapted { model, adapter: builder.finish()? })
 }
 
-/// Writes the model of `folder` with `adapter` added into `output`, which must be an existing folder: weights shard by
-/// shard, `config.json`, and the tokenizer's files.
-///
-/// # Errors
-/// An adapter made for another model, by name; what reading and writing give.
-pub fn merge(folder: &AutoCausalLm, adapter: &AdapterWeights, output: &Path) -> Result<Merged> {
-    let checkpoint = folder.open_weights()?;
-    let mut writer = CheckpointWriter::new(output);
-    let mut fields = folder.config_file().fields().clone();
-    let merged = match untied(folder, adapter.config())? {
-        None => ferrotune_adapters::merge(&checkpoint, &folder.weights(), adapter, &mut writer)?,
-        Some(untied) => {
-            fields.insert("tie_word_embeddings".to_owned(), json!(false));
-            let specs = untied.weights();
-            ferrotune_adapters::merge(&Untied::new(&checkpoint, &specs)?, &specs, adapter, &mut writer)?
-        }
-    };
-    writer.finish()?;
-    write_whole(&output.join("config.json"), format!("{:#}\n", Value::Object(fields)).as_bytes())?;
-    copy_companions(folder.folder(), output)?;
-    Ok(merged)
-}
-
 /// The untied form of a tied model whose head or embedding this configuration trains.
-fn untied(folder: &AutoCausalLm, config: &LoraConfig) -> Result<Option<AutoCausalLm>> {
+pub(crate) fn untied(folder: &AutoCausalLm, config: &LoraConfig) -> Result<Option<AutoCausalLm>> {
     let untied = folder.untied()?;
     match untied {
         Some(untied) if config.unties(&untied.weights())? => Ok(Some(untied)),

@@ -12,3 +12,4 @@ mod write;
 pub use config::QuantizationConfig;
 pub use source::Decoded;
 pub use write::{Deviation, Quantized, RoleCount, quantize};
+pub(crate) use write::{is_quantized, quantize_weight};

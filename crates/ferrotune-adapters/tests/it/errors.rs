@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use ferrotune_adapters::{AdapterWeights, Error, Init, Lora, LoraConfig, ModuleNames, TargetModules, merge};
+use ferrotune_adapters::{
+    AdapterWeights, Error, Init, Lora, LoraConfig, MergeOptions, ModuleNames, TargetModules, merge,
+};
 use ferrotune_nn::{
     Dense,
     checkpoint::{CheckpointWriter, write_file},
@@ -292,7 +294,11 @@ fn merging_refuses_what_it_cannot_do() {
         let model = Model::open(model);
         let folder = tempfile::tempdir().unwrap();
         let mut writer = CheckpointWriter::new(folder.path());
-        model.with_source(|source| merge(source, &model.specs(), &open(adapter), &mut writer)).unwrap_err()
+        model
+            .with_source(|source| {
+                merge(source, &model.specs(), &[&open(adapter)], &MergeOptions::default(), &mut writer)
+            })
+            .unwrap_err()
     };
     check("no base bias", &error("llama-head-dim", "llama-lora-bias"), &["q_proj", "lora_bias"]);
     check("other width", &error("llama-bias", "llama-attention"), &["q_proj.lora_A", "[4, 64]"]);

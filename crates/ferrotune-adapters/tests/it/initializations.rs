@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ferrotune_adapters::{
-    AdapterWeights, Adapters, BlockSize, Error, Init, Lora, LoraAdapter, LoraConfig, Nf4, Quantization,
-    QuantizedTensor, TargetModules, merge,
+    AdapterWeights, Adapters, BlockSize, Error, Init, Lora, LoraAdapter, LoraConfig, MergeOptions, Nf4,
+    Quantization, QuantizedTensor, TargetModules, merge,
 };
 use ferrotune_nn::{
     CausalLm, Dense, Dims, Pass, Projection, ProjectionBuilder, Role, Site, Storage, WeightSource as _,
@@ -359,7 +359,9 @@ fn what_cannot_begin_so_says_why() {
     assert!(Adapters::new(Dense).with_new("one", start("pissa")).is_err());
     let (model, folder) = (Model::open("llama-gqa"), tempfile::tempdir().unwrap());
     let mut writer = CheckpointWriter::new(folder.path());
-    let error = model.with_source(|source| merge(source, &model.specs(), &raw, &mut writer)).unwrap_err();
+    let error = model
+        .with_source(|source| merge(source, &model.specs(), &[&raw], &MergeOptions::default(), &mut writer))
+        .unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     // Once it was in a model, it is a plain one.
     let (adapted, adapter) = model.read(&raw);

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ferrotune_adapters::{AdapterWeights, Bias, Error, LoraConfig, Merged, TargetModules, merge, unmerge};
+use ferrotune_adapters::{
+    AdapterWeights, Bias, Error, LoraConfig, MergeOptions, Merged, TargetModules, merge, unmerge,
+};
 use ferrotune_nn::{
     Pass, WeightSource,
     checkpoint::{Checkpoint, CheckpointWriter},
@@ -16,7 +18,9 @@ const MERGED: f64 = 1e-6;
 
 pub(crate) fn merge_into(model: &Model, weights: &AdapterWeights, folder: &Path) -> Merged {
     let mut writer = CheckpointWriter::new(folder);
-    let merged = model.with_source(|source| merge(source, &model.specs(), weights, &mut writer)).unwrap();
+    let options = MergeOptions::default();
+    let merged =
+        model.with_source(|source| merge(source, &model.specs(), &[weights], &options, &mut writer)).unwrap();
     writer.finish().unwrap();
     merged
 }

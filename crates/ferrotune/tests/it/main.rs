@@ -9,6 +9,7 @@ mod fit;
 mod golden;
 mod human_eval;
 mod inference;
+mod merged;
 mod quantized;
 mod report;
 mod tinystories;

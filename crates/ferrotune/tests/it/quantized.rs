@@ -111,7 +111,7 @@ fn rows_of_a_weight_are_decoded_from_their_own_blocks() {
 }
 
 /// A small random Mixtral whose expert rows are whole blocks, and a LLaMA with biases and odd sizes.
-fn plain(name: &str, kind: Kind) -> tempfile::TempDir {
+pub(crate) fn plain(name: &str, kind: Kind) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let source = open(name);
     let mut fields = source.config_file().fields().clone();

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use ferrotune::{
     Adapted, Architecture, AutoCausalLm, LoadOptions, Start, adapt,
-    adapters::AdapterWeights,
+    adapters::{AdapterWeights, MergeOptions},
     core::Sample,
     merge,
     mixtral::AuxiliaryLoss,
@@ -306,7 +306,7 @@ fn merged_checkpoints_equal_the_reference() {
         let folder = AutoCausalLm::open(&golden::folder().join("models").join(model)).unwrap();
         let adapter = AdapterWeights::open(&golden::folder().join("adapters").join(name)).unwrap();
         let output = tempfile::tempdir().unwrap();
-        merge(&folder, &adapter, output.path()).unwrap();
+        merge(&folder, &[&adapter], &MergeOptions::default(), output.path()).unwrap();
         let written = Checkpoint::open(output.path()).unwrap();
         let by_name = written.names().into_iter().map(|n| (n.clone(), written.read(&n).unwrap())).collect();
         let expected = Tensors::open(&format!("merged/{name}.safetensors"));
