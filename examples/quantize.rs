@@ -34,6 +34,9 @@ struct Flags {
     /// Weights that share a scale: a power of two from 32 to 4096
     #[arg(long, value_name = "N", default_value_t = 64)]
     block_size: usize,
+    /// Begins a new file beyond this size; 5 GB where absent
+    #[arg(long, value_name = "BYTES")]
+    max_shard_size: Option<u64>,
     /// Folder to write, complete or not at all
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -87,7 +90,7 @@ fn quantize(flags: Flags) -> cli::Result<Summary> {
     flags.common.compute.resolve()?;
     cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
     let done = cli::write_folder(&flags.output, flags.force, |folder| {
-        Ok(ferrotune::quantize(&model, &settings, folder)?)
+        Ok(ferrotune::quantize(&model, &settings, flags.max_shard_size, folder)?)
     })?;
     Ok(summary(flags.output, done))
 }

@@ -250,6 +250,18 @@ fn good_input_goes_the_whole_way() {
         "two steps change the loss: {adapted} {base}"
     );
     assert_eq!(base["rows"][0]["id"], "first");
+    let four = place.succeed("quantize --model model --double-quant --output four --device cpu");
+    assert!(four["bytes_after"].as_u64() < four["bytes_before"].as_u64(), "{four}");
+    assert!((0.05..0.15).contains(&four["relative_error"].as_f64().expect("an error")), "{four}");
+    let quantized = place.succeed("score --model four --texts texts.jsonl --device cpu");
+    let line = "merge --model model --adapter out --quantized-base nf4 --output onto --device cpu";
+    assert!(
+        place.succeed(line)["base"].as_str().expect("words").contains("dequantize(quantize(weights)), NF4")
+    );
+    let onto = place.succeed("score --model onto --texts texts.jsonl --device cpu");
+    let on_four = place.succeed("score --model four --adapter out --texts texts.jsonl --device cpu");
+    assert!((loss(&onto) - loss(&on_four)).abs() < ROUNDING, "{onto} {on_four}");
+    assert!((loss(&quantized) - loss(&base)).abs() > ROUNDING, "{quantized} {base}");
     place.succeed("generate --model merged --prompt add --max-new-tokens 5 --device cpu");
     place.succeed("upcycle --model model --experts 2 --top-k 1 --output grown --device cpu");
     let grown = place.succeed("score --model grown --texts texts.jsonl --device cpu");
@@ -441,6 +453,16 @@ fn cuda_is_refused_where_it_is_not() {
         return;
     }
     check("`--device cuda` without CUDA", |_| {}, "score --model model --ids ids.json --device cuda");
+    check(
+        "a block size that the format lacks",
+        |_| {},
+        "quantize --model model --block-size 48 --output out --device cpu",
+    );
+    check(
+        "quantizing experts whose rows are no whole blocks",
+        |_| {},
+        "quantize --model mixtral --output out --device cpu",
+    );
 }
 
 #[test]

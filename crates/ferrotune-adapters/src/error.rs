@@ -232,6 +232,16 @@ pub enum Error {
         /// The module.
         path: String,
     },
+    /// What an adapter adds to experts cannot be said in another layout.
+    #[error("`{path}` of {place} {problem}")]
+    Layout {
+        /// The stacked parameter or its module.
+        path: String,
+        /// The adapter.
+        place: String,
+        /// Why, as a clause with its verb.
+        problem: String,
+    },
     /// Two adapters each bring a weight of their own.
     #[error(
         "`{path}` is replaced by two of the adapters, and only one of the values can count; merge one of them"

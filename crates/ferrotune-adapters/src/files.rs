@@ -122,7 +122,7 @@ impl AdapterWeights {
     }
 
     /// Another handle on the same tensors.
-    fn share(&self) -> Self {
+    pub(crate) fn share(&self) -> Self {
         let tensors =
             self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
         Self { config: self.config.clone(), tensors, place: self.place.clone() }

@@ -22,6 +22,7 @@ mod experts;
 mod factors;
 mod files;
 mod init;
+mod layouts;
 mod lora;
 mod merge;
 mod nf4;
@@ -35,6 +36,7 @@ pub use adapter::{Adaptation, AdaptedSite, LoraAdapter};
 pub use config::{Bias, Init, LoraConfig, ModuleNames, TargetModules};
 pub use error::{Error, Result};
 pub use files::AdapterWeights;
+pub use layouts::ExpertLayout;
 pub use lora::Lora;
 pub use merge::{MergeBase, MergeOptions, Merged, merge, unmerge};
 pub use nf4::{

@@ -304,6 +304,11 @@ impl Rules {
         Ok(Scale { rank, scaling: self.config.scaling(rank, alpha) })
     }
 
+    /// The alpha of a module or parameter, from which its scaling comes.
+    pub(crate) fn alpha(&mut self, path: &str) -> Result<f64> {
+        Ok(first("alpha_pattern", &mut self.alpha_pattern, path)?.unwrap_or(self.config.lora_alpha))
+    }
+
     fn available(&self, field: &str) -> String {
         let adapted = || self.seen.iter().filter(|seen| seen.adapted).map(|seen| leaf(&seen.path));
         let parameters = || self.seen_parameters.iter().map(|name| stacked_leaf(name));
@@ -379,6 +384,12 @@ fn is_or_ends_in(path: &str, name: &str) -> bool {
 fn holds(name: &str, path: &str) -> bool {
     let ends = path.match_indices('.').map(|(dot, _)| dot).chain([path.len()]);
     ends.into_iter().any(|end| path[..end].ends_with(name))
+}
+
+/// Whether a key of `rank_pattern` or `alpha_pattern` means a module or parameter.
+pub(crate) fn pattern_matches(field: &'static str, text: &str, path: &str) -> Result<bool> {
+    let compiled = patterns(field, &[(text.to_owned(), ())])?;
+    is_match(field, text, &compiled[0].regex, path)
 }
 
 fn first<T: Copy + PartialEq>(

@@ -16,14 +16,22 @@ use crate::{AutoCausalLm, Result, copy_companions};
 /// tokenizer's files.
 ///
 /// transformers reads LLaMA and Mistral so. Of Mixtral, whose experts it cannot hold in 4 bits, the file has one 4-bit
-/// matrix each, as transformers 4 and bitsandbytes had them.
+/// matrix each, as transformers 4 and bitsandbytes had them. A new file begins beyond `shard_bytes`, 5 GB if nothing is said.
 ///
 /// # Errors
 /// An expert whose rows are no whole blocks, a NaN or infinite weight and a model that is in 4 bits already, by name; what
 /// reading and writing give.
-pub fn quantize(folder: &AutoCausalLm, settings: &Quantization, output: &Path) -> Result<Quantized> {
+pub fn quantize(
+    folder: &AutoCausalLm,
+    settings: &Quantization,
+    shard_bytes: Option<u64>,
+    output: &Path,
+) -> Result<Quantized> {
     let source = folder.open_weights()?;
-    let mut writer = CheckpointWriter::new(output);
+    let mut writer = match shard_bytes {
+        None => CheckpointWriter::new(output),
+        Some(bytes) => CheckpointWriter::with_shard_bytes(output, bytes),
+    };
     let specs = folder.weights();
     let quantized = ferrotune_adapters::bitsandbytes::quantize(&source, &specs, settings, &mut writer)?;
     writer.finish()?;

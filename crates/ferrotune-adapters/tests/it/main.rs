@@ -10,6 +10,7 @@ mod errors;
 mod experts;
 mod files;
 mod initializations;
+mod layouts;
 mod matching;
 mod merging;
 mod nf4;

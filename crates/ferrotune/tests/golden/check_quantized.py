@@ -27,8 +27,9 @@ from safetensors import safe_open
 
 # What the project promises for f32 logits: the largest difference over the largest expected value.
 LOGITS_RELATIVE = 2e-5
-# The mean of the scales is summed in another order, so scales in 8 bits differ in the last places, and rarely by a code.
-SCALES_RELATIVE = 2e-6
+# Scales in 8 bits: the compiled CPU backend looks codes up in bins where ours, like the default backend's, follow midpoints
+# (docs/nf4.md, section 7), and sums their mean in another order. So a few codes are neighbours of ours.
+SCALE_CODES = 0.02
 STATE = ".quant_state.bitsandbytes__"
 
 
@@ -54,7 +55,8 @@ def dequantize(packed, state):
 
 def compare_tensors(folder, source):
     ours, dense = Folder(folder), Folder(source)
-    result = {"tensors": 0, "weights": 0, "codes_that_differ": 0, "worst_scale": 0.0, "worst_weight": 0.0, "faults": []}
+    result = {"tensors": 0, "weights": 0, "codes_that_differ": 0, "scale_codes": 0, "scale_codes_that_differ": 0,
+              "worst_weight": 0.0, "faults": []}
     for key in sorted(ours.at):
         if STATE not in key:
             continue
@@ -72,11 +74,17 @@ def compare_tensors(folder, source):
         differ = codes(ours[name].view(torch.uint8).flatten()) != codes(packed.flatten())
         # FP4's two zeros are one number; see docs/nf4.md.
         differ &= found.flatten() != expected.flatten() if not state.nested else True
-        scale = expected_scales.abs().max()
+        if state.nested:
+            apart = (parts["absmax"].int() - theirs.absmax.int()).abs()
+            result["scale_codes"] += apart.numel()
+            result["scale_codes_that_differ"] += int((apart > 0).sum())
+            if apart.max() > 1:
+                result["faults"].append(f"{name}: a scale is {int(apart.max())} codes away")
+        elif not torch.equal(found_scales, expected_scales):
+            result["faults"].append(f"{name}: scales differ")
         result["tensors"] += 1
         result["weights"] += weight.numel()
         result["codes_that_differ"] += int(differ.sum())
-        result["worst_scale"] = max(result["worst_scale"], ((found_scales - expected_scales).abs().max() / scale).item())
         result["worst_weight"] = max(result["worst_weight"],
                                      ((found.float() - expected.float()).abs().max() / expected.float().abs().max()).item())
     for name in dense.at:
@@ -84,7 +92,7 @@ def compare_tensors(folder, source):
             if name not in ours.at or not torch.equal(ours[name], dense[name]):
                 result["faults"].append(f"{name}: not copied")
     result["ok"] = (result["tensors"] > 0 and not result["faults"] and result["codes_that_differ"] == 0
-                    and result["worst_scale"] <= SCALES_RELATIVE)
+                    and result["scale_codes_that_differ"] <= SCALE_CODES * result["scale_codes"])
     return result
 
 

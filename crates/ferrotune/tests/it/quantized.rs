@@ -148,8 +148,10 @@ fn what_is_written_reads_back_as_the_quantized_weights_and_counts_every_tensor()
         for (settings, kind) in settings() {
             let (source, target) = (plain(name, kind), tempfile::tempdir().unwrap());
             let dense = AutoCausalLm::open(source.path()).unwrap();
-            let done = quantize(&dense, &settings, target.path()).unwrap();
+            let done = quantize(&dense, &settings, Some(20_000), target.path()).unwrap();
             let folder = AutoCausalLm::open(target.path()).unwrap();
+            let index = target.path().join("model.safetensors.index.json");
+            assert!(index.is_file(), "in several files of 20 kB");
             let config = folder.quantization().unwrap();
             assert_eq!(config.bnb_4bit_quant_type, settings.codebook);
             assert_eq!(config.bnb_4bit_use_double_quant, settings.double_quantization);
@@ -190,7 +192,7 @@ fn what_is_written_reads_back_as_the_quantized_weights_and_counts_every_tensor()
             assert_eq!((done.bytes_before, done.bytes_after), (bytes(source.path()), bytes(target.path())));
             // Once in four bits, always in four bits.
             let again = tempfile::tempdir().unwrap();
-            let message = quantize(&folder, &settings, again.path()).unwrap_err().to_string();
+            let message = quantize(&folder, &settings, None, again.path()).unwrap_err().to_string();
             assert!(message.contains("is in 4 bits already"), "{message}");
         }
     }
@@ -200,7 +202,8 @@ fn what_is_written_reads_back_as_the_quantized_weights_and_counts_every_tensor()
 fn a_router_is_named_among_what_transformers_leaves_out() {
     let target = tempfile::tempdir().unwrap();
     let source = plain("mixtral-nf4-stacked", Kind::BFloat16);
-    quantize(&AutoCausalLm::open(source.path()).unwrap(), &Quantization::default(), target.path()).unwrap();
+    quantize(&AutoCausalLm::open(source.path()).unwrap(), &Quantization::default(), None, target.path())
+        .unwrap();
     let folder = AutoCausalLm::open(target.path()).unwrap();
     let config = folder.quantization().unwrap();
     assert_eq!(config.llm_int8_skip_modules, Some(vec!["lm_head".to_owned(), "gate".to_owned()]));
@@ -220,7 +223,7 @@ fn a_weight_that_is_not_finite_and_an_expert_that_blocks_do_not_divide_are_named
     let folder = AutoCausalLm::open(source.path()).unwrap();
     let wide = Quantization { block_size: BlockSize::new(128).unwrap(), ..Quantization::default() };
     let target = tempfile::tempdir().unwrap();
-    let message = quantize(&folder, &wide, target.path()).unwrap_err().to_string();
+    let message = quantize(&folder, &wide, None, target.path()).unwrap_err().to_string();
     assert!(message.contains("experts.0.w1.weight") && message.contains("blocks of 128"), "{message}");
     let weights = folder.open_weights().unwrap();
     let spoilt = tempfile::tempdir().unwrap();
@@ -235,7 +238,7 @@ fn a_weight_that_is_not_finite_and_an_expert_that_blocks_do_not_divide_are_named
     writer.finish().unwrap();
     fs::copy(source.path().join("config.json"), spoilt.path().join("config.json")).unwrap();
     let folder = AutoCausalLm::open(spoilt.path()).unwrap();
-    let error = quantize(&folder, &Quantization::default(), target.path()).unwrap_err();
+    let error = quantize(&folder, &Quantization::default(), None, target.path()).unwrap_err();
     let message = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     assert!(message.contains(name) && message.contains("weight at index 197 is NaN"), "{message}");
 }

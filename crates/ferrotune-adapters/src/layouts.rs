@@ -1,0 +1,498 @@
+//! Expert adapters from one layout into the other: a pair of factors per matrix, or one pair for all of a stacked parameter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ferrotune_nn::{Role, WeightSpec};
+use tch::Tensor;
+
+use crate::{
+    AdapterWeights, Error, LoraConfig, Result, TargetModules,
+    factors::Factor,
+    files::{self, Taker, flat_key, flatten, key},
+    target::{Decision, Rules, alias, pattern_matches},
+};
+
+/// How an adapter's file lays out what it adds to experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertLayout {
+    /// A pair of factors for each matrix of each expert: `block_sparse_moe.experts.E.w1.lora_A.weight`. What PEFT wrote on
+    /// transformers 4, and what most other programs read.
+    PerExpert,
+    /// One pair for all experts of a stacked parameter: `mlp.experts.lora_A.weight`. What PEFT's `target_parameters` writes
+    /// on transformers 5.
+    Flat,
+}
+
+/// A stacked parameter of all experts of one layer.
+struct Stacked<'s> {
+    /// Its name: `model.layers.3.mlp.experts.gate_up_proj`.
+    name: &'s str,
+    /// Its matrices, part by part from the top, expert by expert.
+    parts: Vec<Vec<&'s WeightSpec>>,
+}
+
+impl Stacked<'_> {
+    fn leaf(&self) -> &str {
+        leaf(self.name)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &WeightSpec> {
+        self.parts.iter().flatten().copied()
+    }
+}
+
+/// One layer's factors of a stacked parameter.
+struct Factors {
+    a: Tensor, // [experts, rank, in]
+    b: Tensor, // [experts, out, rank]
+}
+
+impl AdapterWeights {
+    /// The same adapter with what it adds to experts in another layout; everything else stays as it is. `specs` are the
+    /// weights of the model. An adapter that has the layout already comes back the same.
+    ///
+    /// *Per expert to flat.* A stacked parameter that holds several matrices (`gate_up_proj`: `w1` above `w3`) has one A.
+    /// Where all of them have the same A in all experts and layers, as when they come from a flat adapter, it is that one,
+    /// and the rank stays. Elsewhere the rank is multiplied by their number: the A's stand one below the other, the B's
+    /// in a block-diagonal matrix, alpha grows so that the scaling stays. This is what PEFT makes of such a file when it
+    /// loads one. Nothing is rounded.
+    ///
+    /// *Flat to per expert.* Block-diagonal B's are taken apart into their blocks; others give each matrix the whole A and
+    /// its rows of B, at the same rank.
+    ///
+    /// There and back is the same to the last bit from either side, but for matrices that share their A and whose B's are zero
+    /// outside the blocks, as all-zero ones are: these come back at a part of their rank, with the same product.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] for what the other layout cannot say: some of the matrices only, several ranks or scalings, DoRA, a
+    /// full copy of an expert; [`Error::MissingTensor`] and [`Error::WrongShape`] for an adapter of another model.
+    pub fn with_expert_layout(&self, layout: ExpertLayout, specs: &[WeightSpec]) -> Result<Self> {
+        let mut conversion = Conversion::new(self, specs)?;
+        match layout {
+            ExpertLayout::PerExpert => conversion.to_per_expert()?,
+            ExpertLayout::Flat => conversion.to_flat()?,
+        }
+        conversion.finish()
+    }
+}
+
+/// An adapter on its way from one layout into the other.
+struct Conversion<'a> {
+    adapter: &'a AdapterWeights,
+    rules: Rules,
+    taker: Taker,
+    /// All stacked parameters by their last segment, layers in order.
+    stacked: BTreeMap<String, Vec<Stacked<'a>>>,
+    /// Their names in the order in which a model asks for them.
+    order: Vec<&'a str>,
+    routers: Vec<&'a WeightSpec>,
+    decisions: BTreeMap<&'a str, Decision>,
+    tensors: BTreeMap<String, Tensor>,
+    /// Modules that are adapted as modules, and those that are not.
+    adapted: BTreeSet<String>,
+    others: BTreeSet<String>,
+    /// Parameters named in `target_parameters`, by their last segments.
+    parameters: BTreeSet<String>,
+    /// What some of them have instead of the general rank and alpha.
+    ranks: Vec<(String, i64, f64)>,
+    changed: bool,
+}
+
+impl<'a> Conversion<'a> {
+    fn new(adapter: &'a AdapterWeights, specs: &'a [WeightSpec]) -> Result<Self> {
+        adapter.require_plain()?;
+        let mut rules = Rules::new(&adapter.config)?;
+        let mut decisions = BTreeMap::new();
+        let mut stacked: BTreeMap<String, Vec<Stacked<'a>>> = BTreeMap::new();
+        let (mut adapted, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let mut order = Vec::new();
+        for spec in specs {
+            let module = module(spec);
+            if let std::collections::btree_map::Entry::Vacant(entry) = decisions.entry(module) {
+                let decision = *entry.insert(rules.module(spec.role, module)?);
+                let is_adapted = matches!(decision, Decision::Adapted(_));
+                if is_adapted { &mut adapted } else { &mut others }.insert(module.to_owned());
+            }
+            let Some((name, (_, rows))) =
+                spec.alias.as_ref().and_then(|a| Some((&a.name, a.slice.as_ref()?)))
+            else {
+                continue;
+            };
+            let layers = stacked.entry(leaf(name).to_owned()).or_default();
+            let place = layers.iter().position(|layer| layer.name == name).unwrap_or_else(|| {
+                order.push(name.as_str());
+                layers.push(Stacked { name, parts: Vec::new() });
+                layers.len() - 1
+            });
+            let layer = &mut layers[place];
+            let start = |spec: &WeightSpec| {
+                spec.alias.as_ref().and_then(|a| a.slice.as_ref()).map(|(_, rows)| rows.start)
+            };
+            match layer.parts.iter_mut().find(|part| start(part[0]) == Some(rows.start)) {
+                Some(part) => part.push(spec),
+                None => layer.parts.push(vec![spec]),
+            }
+        }
+        Ok(Self {
+            adapter,
+            taker: Taker::new(adapter),
+            rules,
+            stacked,
+            order,
+            routers: specs.iter().filter(|spec| spec.role == Role::Router).collect(),
+            decisions,
+            tensors: adapter
+                .tensors
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+                .collect(),
+            adapted,
+            others,
+            parameters: adapter.config.target_parameters.iter().cloned().collect(),
+            ranks: Vec::new(),
+            changed: false,
+        })
+    }
+
+    fn to_flat(&mut self) -> Result<()> {
+        let mut written: Vec<(&str, Factors)> = Vec::new();
+        for (leaf_name, mut layers) in std::mem::take(&mut self.stacked) {
+            let all = layers.len();
+            layers
+                .retain(|layer| layer.members().any(|spec| self.decisions[module(spec)] != Decision::Frozen));
+            if layers.is_empty() {
+                continue;
+            }
+            let decisions =
+                || layers.iter().flat_map(Stacked::members).map(|spec| self.decisions[module(spec)]);
+            let refuse = |problem: &str| {
+                Err(Error::Layout {
+                    path: leaf_name.clone(),
+                    place: self.adapter.place.clone(),
+                    problem: problem.to_owned(),
+                })
+            };
+            if self.adapter.config.use_dora {
+                return refuse("has magnitudes (DoRA), for which that layout has no place");
+            }
+            let Some(Decision::Adapted(scale)) = decisions().next() else {
+                return refuse("is adapted in some of its matrices only, and that layout adapts all or none");
+            };
+            if decisions().any(|decision| decision != Decision::Adapted(scale)) {
+                return refuse(
+                    "has matrices that are not adapted, or of other ranks or scalings, and that layout has one for all",
+                );
+            }
+            let mut taken = Vec::new();
+            for layer in &layers {
+                taken.push(self.take_per_expert(layer, scale.rank)?);
+            }
+            let parts = layers[0].parts.len() as i64;
+            let mut shared = true;
+            for part in taken.iter().flat_map(|parts| parts.windows(2)) {
+                shared &= part[0].a.f_equal(&part[1].a)?;
+            }
+            let path = module(layers[0].parts[0][0]);
+            let (mut rank, mut alpha) = (scale.rank, self.rules.alpha(path)?);
+            if !shared {
+                rank *= parts;
+                alpha *= self.growth(parts);
+            }
+            for (layer, parts) in layers.iter().zip(taken) {
+                written.push((layer.name, joined(parts, shared)?));
+            }
+            if layers.len() == all {
+                self.parameters.insert(leaf_name.clone());
+            } else {
+                self.parameters.extend(layers.iter().map(|layer| layer.name.to_owned()));
+            }
+            self.ranks.push((leaf_name, rank, alpha));
+            self.changed = true;
+        }
+        self.write_flat(written)?;
+        self.move_routers(ExpertLayout::Flat)
+    }
+
+    /// One layer's factors of each part, taken out of the tensors.
+    fn take_per_expert(&mut self, layer: &Stacked<'_>, rank: i64) -> Result<Vec<Factors>> {
+        let mut parts = Vec::new();
+        for part in &layer.parts {
+            let mut stack = |factor: Factor| -> Result<Tensor> {
+                let mut each = Vec::new();
+                for spec in part {
+                    let name = key(module(spec), files::leaf(factor));
+                    let shape = match factor {
+                        Factor::A => [rank, spec.shape[1]],
+                        Factor::B => [spec.shape[0], rank],
+                    };
+                    each.push(self.taker.take(std::slice::from_ref(&name), &shape)?);
+                    self.tensors.remove(&name);
+                }
+                Ok(Tensor::f_stack(&each, 0)?)
+            };
+            parts.push(Factors { a: stack(Factor::A)?, b: stack(Factor::B)? });
+            for spec in part {
+                self.adapted.remove(module(spec));
+                self.others.insert(module(spec).to_owned());
+            }
+        }
+        Ok(parts)
+    }
+
+    /// PEFT wraps a module once for each parameter, in the model's order, so those wrapped first lie deeper.
+    fn write_flat(&mut self, mut written: Vec<(&str, Factors)>) -> Result<()> {
+        written.sort_by_key(|(name, _)| self.order.iter().position(|other| other == name));
+        let modules: Vec<String> = written.iter().map(|(name, _)| parent(name).to_owned()).collect();
+        for (index, (_, Factors { a, b })) in written.iter().enumerate() {
+            let module = &modules[index];
+            let depth = modules[index + 1..].iter().filter(|other| *other == module).count();
+            for (factor, tensor) in [(Factor::A, a), (Factor::B, b)] {
+                let name = flat_key(module, depth, factor);
+                if self.tensors.contains_key(&name) {
+                    return Err(Error::Layout {
+                        path: module.clone(),
+                        place: self.adapter.place.clone(),
+                        problem:
+                            "is adapted in both layouts at once, which one file cannot hold in one layout"
+                                .to_owned(),
+                    });
+                }
+                self.tensors.insert(name, flatten(tensor, factor)?.f_contiguous()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn to_per_expert(&mut self) -> Result<()> {
+        // As a model asks: layer by layer, parameter by parameter.
+        let mut layers: Vec<Stacked<'a>> =
+            std::mem::take(&mut self.stacked).into_values().flatten().collect();
+        layers.sort_by_key(|layer| self.order.iter().position(|name| *name == layer.name));
+        let mut taken: BTreeMap<String, Vec<(Stacked<'a>, Factors)>> = BTreeMap::new();
+        for layer in layers {
+            let Some(scale) = self.rules.parameter(layer.name)? else { continue };
+            let first = layer.parts[0][0];
+            let experts = layer.parts[0].len() as i64;
+            let out = layer.parts.iter().map(|part| part[0].shape[0]).sum();
+            if layer.members().any(|spec| self.decisions[module(spec)] != Decision::Frozen) {
+                return Err(Error::Layout {
+                    path: layer.name.to_owned(),
+                    place: self.adapter.place.clone(),
+                    problem: "is adapted in both layouts at once, which one file cannot hold in one layout"
+                        .to_owned(),
+                });
+            }
+            let a = self.taker.take_flat(layer.name, Factor::A, [experts, scale.rank, first.shape[1]])?;
+            let b = self.taker.take_flat(layer.name, Factor::B, [experts, out, scale.rank])?;
+            taken.entry(layer.leaf().to_owned()).or_default().push((layer, Factors { a, b }));
+        }
+        for (leaf_name, layers) in taken {
+            let parts = layers[0].0.parts.len() as i64;
+            let mut blocks = parts > 1;
+            for (layer, factors) in &layers {
+                blocks = blocks && is_block_diagonal(layer, factors)?;
+            }
+            let path = layers[0].0.name;
+            let (Some(scale), alpha) = (self.rules.parameter(path)?, self.rules.alpha(path)?) else {
+                continue;
+            };
+            let (rank, alpha) =
+                if blocks { (scale.rank / parts, alpha / self.growth(parts)) } else { (scale.rank, alpha) };
+            for (layer, factors) in layers {
+                self.write_per_expert(&layer, &factors, blocks, rank)?;
+                for part in &layer.parts {
+                    let name = leaf(module(part[0])).to_owned();
+                    if !self.ranks.iter().any(|(other, ..)| *other == name) {
+                        self.ranks.push((name, rank, alpha));
+                    }
+                }
+                for depth in 0..=self.adapter.config.target_parameters.len() {
+                    for factor in [Factor::A, Factor::B] {
+                        self.tensors.remove(&flat_key(parent(layer.name), depth, factor));
+                    }
+                }
+            }
+            self.parameters.retain(|name| leaf(name) != leaf_name);
+            self.changed = true;
+        }
+        self.move_routers(ExpertLayout::PerExpert)
+    }
+
+    fn write_per_expert(
+        &mut self,
+        layer: &Stacked<'_>,
+        Factors { a, b }: &Factors,
+        blocks: bool,
+        rank: i64,
+    ) -> Result<()> {
+        let mut row = 0;
+        for (number, part) in (0..).zip(&layer.parts) {
+            let height = part[0].shape[0];
+            for (expert, spec) in (0..).zip(part) {
+                let (mut a, mut b) =
+                    (a.f_select(0, expert)?, b.f_select(0, expert)?.f_narrow(0, row, height)?);
+                if blocks {
+                    a = a.f_narrow(0, number * rank, rank)?;
+                    b = b.f_narrow(1, number * rank, rank)?;
+                }
+                for (factor, tensor) in [(Factor::A, a), (Factor::B, b)] {
+                    let name = key(module(spec), files::leaf(factor));
+                    self.tensors.insert(name, tensor.f_contiguous()?.f_detach_copy()?);
+                }
+                self.adapted.insert(module(spec).to_owned());
+                self.others.remove(module(spec));
+            }
+            row += height;
+        }
+        Ok(())
+    }
+
+    /// A router goes with the experts: as a module in the one layout, as a parameter in the other.
+    fn move_routers(&mut self, layout: ExpertLayout) -> Result<()> {
+        if !self.changed {
+            return Ok(());
+        }
+        let routers = std::mem::take(&mut self.routers);
+        let all = routers.iter().all(|spec| self.adapted.contains(module(spec)));
+        for spec in routers {
+            let path = module(spec);
+            let Some(other) = alias(spec.role, path) else { continue };
+            let parameter = format!("{}.weight", if all { leaf(&other) } else { &other });
+            let (from, to) = match layout {
+                ExpertLayout::Flat if self.adapted.remove(path) => {
+                    self.others.insert(path.to_owned());
+                    self.parameters.insert(parameter);
+                    (path.to_owned(), other)
+                }
+                ExpertLayout::PerExpert if self.rules.parameter(&format!("{other}.weight"))?.is_some() => {
+                    self.others.remove(path);
+                    self.adapted.insert(path.to_owned());
+                    self.parameters.retain(|name| leaf(parent(name)) != leaf(&other));
+                    (other, path.to_owned())
+                }
+                _ => continue,
+            };
+            for factor in [Factor::A, Factor::B] {
+                if let Some(tensor) = self.tensors.remove(&key(&from, files::leaf(factor))) {
+                    self.tensors.insert(key(&to, files::leaf(factor)), tensor);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What alpha is multiplied by where the rank is, so that the scaling stays.
+    fn growth(&self, parts: i64) -> f64 {
+        if self.adapter.config.use_rslora { (parts as f64).sqrt() } else { parts as f64 }
+    }
+
+    fn finish(mut self) -> Result<AdapterWeights> {
+        if !self.changed {
+            return Ok(self.adapter.share());
+        }
+        let old = &self.adapter.config;
+        let leaves: BTreeSet<&str> = self.adapted.iter().map(|path| leaf(path)).collect();
+        // A name that would also mean a module that is not adapted is written out in full.
+        let ambiguous = self.others.iter().any(|path| leaves.contains(leaf(path)));
+        let target_modules = if ambiguous {
+            TargetModules::list(self.adapted.iter().cloned())
+        } else {
+            TargetModules::list(leaves)
+        };
+        let kept = |patterns: Vec<String>| -> Result<BTreeSet<String>> {
+            let mut kept = BTreeSet::new();
+            for text in patterns {
+                let mut met = false;
+                for path in self.adapted.iter().chain(&self.parameters) {
+                    met |= pattern_matches("rank_pattern", &text, path)?;
+                }
+                if met {
+                    kept.insert(text);
+                }
+            }
+            Ok(kept)
+        };
+        let ranks = kept(old.rank_pattern.iter().map(|(text, _)| text.clone()).collect())?;
+        let alphas = kept(old.alpha_pattern.iter().map(|(text, _)| text.clone()).collect())?;
+        let mut config = LoraConfig {
+            target_modules,
+            target_parameters: self.parameters.iter().cloned().collect(),
+            exclude_modules: None,
+            layers_to_transform: Vec::new(),
+            layers_pattern: Vec::new(),
+            rank_pattern: old.rank_pattern.iter().filter(|(text, _)| ranks.contains(text)).cloned().collect(),
+            alpha_pattern: old
+                .alpha_pattern
+                .iter()
+                .filter(|(text, _)| alphas.contains(text))
+                .cloned()
+                .collect(),
+            ..old.clone()
+        };
+        self.ranks.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        for (name, rank, alpha) in self.ranks {
+            let pattern = format!(".*\\.{name}");
+            if rank != config.r && !ranks.contains(&pattern) {
+                config.rank_pattern.push((pattern.clone(), rank));
+            }
+            if alpha != config.lora_alpha && !alphas.contains(&pattern) {
+                config.alpha_pattern.push((pattern, alpha));
+            }
+        }
+        config.check(&self.adapter.place)?;
+        Ok(AdapterWeights { config, tensors: self.tensors, place: self.adapter.place.clone() })
+    }
+}
+
+/// The factors of a stacked parameter from those of its parts.
+fn joined(parts: Vec<Factors>, shared: bool) -> Result<Factors> {
+    let Some(first) = parts.first() else { return Err(tch::TchError::Kind("no parts".to_owned()).into()) };
+    let b: Vec<&Tensor> = parts.iter().map(|part| &part.b).collect();
+    if shared {
+        return Ok(Factors { a: first.a.shallow_clone(), b: Tensor::f_cat(&b, 1)? });
+    }
+    let a: Vec<&Tensor> = parts.iter().map(|part| &part.a).collect();
+    let rank = first.a.size()[1];
+    let rows: i64 = b.iter().map(|b| b.size()[1]).sum();
+    let shape = [first.a.size()[0], rows, rank * parts.len() as i64];
+    let diagonal = Tensor::f_zeros(shape, (first.b.kind(), first.b.device()))?;
+    let mut row = 0;
+    for (number, b) in (0..).zip(b) {
+        let height = b.size()[1];
+        diagonal.f_narrow(1, row, height)?.f_narrow(2, number * rank, rank)?.f_copy_(b)?;
+        row += height;
+    }
+    Ok(Factors { a: Tensor::f_cat(&a, 1)?, b: diagonal })
+}
+
+/// Whether B adds to each part by a share of the rank of its own.
+fn is_block_diagonal(layer: &Stacked<'_>, Factors { b, .. }: &Factors) -> Result<bool> {
+    let (parts, rank) = (layer.parts.len() as i64, b.size()[2]);
+    if rank % parts != 0 {
+        return Ok(false);
+    }
+    let (share, mut row) = (rank / parts, 0);
+    for (number, part) in (0..).zip(&layer.parts) {
+        let height = part[0].shape[0];
+        let rows = b.f_narrow(1, row, height)?;
+        for (start, length) in [(0, number * share), ((number + 1) * share, rank - (number + 1) * share)] {
+            if rows.f_narrow(2, start, length)?.f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
+                return Ok(false);
+            }
+        }
+        row += height;
+    }
+    Ok(true)
+}
+
+fn module(spec: &WeightSpec) -> &str {
+    parent(&spec.name)
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(parent, _)| parent)
+}
+
+fn leaf(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
