@@ -111,7 +111,7 @@ impl MemoryPlan {
         plan.gradients = trained * TRAINED_BYTES;
         plan.optimizer = 2 * trained * TRAINED_BYTES;
 
-        let largest_packed = largest_packed.max(largest_expert(model, config, &specs));
+        let largest_packed = largest_packed.max(largest_experts(model, config, &specs));
         let Activations { kept, recomputed, gradients, logits } = Activations::new(model, config, &sites);
         let dequantized = largest_packed * bytes_of_kind;
         // The moments at which the most may be held. The first has everything the forward pass kept and the gradient of the
@@ -192,8 +192,9 @@ fn planned(config: &FitConfig, specs: &[WeightSpec]) -> Result<Vec<PlannedSite>>
     Ok(adapter.planned(specs)?)
 }
 
-/// Weights of the largest set of an expert's matrices that read one input: they are decoded together. 0 for dense models.
-fn largest_expert(model: &AutoCausalLm, config: &FitConfig, specs: &[WeightSpec]) -> u64 {
+/// Weights of the largest set of expert matrices that are decoded together: one expert's that read one input, or in bf16 on
+/// CUDA those of all experts of a block, for one grouped product. 0 for dense models.
+fn largest_experts(model: &AutoCausalLm, config: &FitConfig, specs: &[WeightSpec]) -> u64 {
     if config.quantization.is_none() {
         return 0;
     }
@@ -202,10 +203,14 @@ fn largest_expert(model: &AutoCausalLm, config: &FitConfig, specs: &[WeightSpec]
         .filter(|spec| spec.role == Role::Expert)
         .map(|spec| (spec.name.as_str(), spec.shape.iter().product::<i64>() as u64))
         .collect();
-    let of_first = |reader: &Vec<String>| reader.first().and_then(|weight| counts.get(weight.as_str()));
+    let together = config.device != Device::Cpu && config.kind == Kind::BFloat16;
+    let of_reader = |weights: &Vec<String>| -> u64 {
+        let counted = weights.iter().filter_map(|weight| counts.get(weight.as_str()));
+        counted.take(if together { weights.len() } else { 1 }).sum()
+    };
     let plans = model.block_plans();
     let inputs = plans.iter().flat_map(|plan| &plan.inputs);
-    inputs.map(|input| input.readers.iter().filter_map(of_first).sum()).max().unwrap_or(0)
+    inputs.map(|input| input.readers.iter().map(of_reader).sum()).max().unwrap_or(0)
 }
 
 fn is_quantized(spec: &WeightSpec) -> bool {
