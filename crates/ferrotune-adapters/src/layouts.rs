@@ -69,8 +69,8 @@ impl AdapterWeights {
     pub fn with_expert_layout(&self, layout: ExpertLayout, specs: &[WeightSpec]) -> Result<Self> {
         let mut conversion = Conversion::new(self, specs)?;
         match layout {
-            ExpertLayout::PerExpert => conversion.to_per_expert()?,
-            ExpertLayout::Flat => conversion.to_flat()?,
+            ExpertLayout::PerExpert => conversion.split_experts()?,
+            ExpertLayout::Flat => conversion.flatten_experts()?,
         }
         conversion.finish()
     }
@@ -154,7 +154,7 @@ impl<'a> Conversion<'a> {
         })
     }
 
-    fn to_flat(&mut self) -> Result<()> {
+    fn flatten_experts(&mut self) -> Result<()> {
         let mut written: Vec<(&str, Factors)> = Vec::new();
         for (leaf_name, mut layers) in std::mem::take(&mut self.stacked) {
             let all = layers.len();
@@ -263,7 +263,7 @@ impl<'a> Conversion<'a> {
         Ok(())
     }
 
-    fn to_per_expert(&mut self) -> Result<()> {
+    fn split_experts(&mut self) -> Result<()> {
         // As a model asks: layer by layer, parameter by parameter.
         let mut layers: Vec<Stacked<'a>> =
             std::mem::take(&mut self.stacked).into_values().flatten().collect();
