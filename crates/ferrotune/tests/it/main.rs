@@ -10,6 +10,7 @@ mod golden;
 mod human_eval;
 mod inference;
 mod merged;
+mod qlora;
 mod quantized;
 mod report;
 mod tinystories;

@@ -43,7 +43,7 @@ pub(crate) fn load(folder: &Path, kind: Kind) -> Box<dyn CausalLm> {
     AutoCausalLm::open(folder).unwrap().load(&options, &mut Frozen::new(Dense)).unwrap()
 }
 
-fn numbers<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+pub(crate) fn numbers<T: serde::de::DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
 }
 

@@ -35,53 +35,58 @@ const MERGED: f64 = 1e-6;
 /// How far ten steps must lower the loss, so that what is compared is training.
 const FALL: f64 = 0.5;
 
-struct Case {
-    name: String,
-    facts: Value,
-    tensors: Tensors,
+/// A recorded run of the reference.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) facts: Value,
+    pub(crate) tensors: Tensors,
+    /// The folder of its files, in the golden folder.
+    home: &'static str,
 }
 
 impl Case {
     fn all() -> Vec<Self> {
-        let Value::Object(cases) = golden::json("training/training.json")["cases"].take() else {
-            panic!("no cases")
-        };
+        let cases = Self::recorded("training/training.json", "");
         assert_eq!(cases.len(), 25, "a golden case was lost or added");
         cases
-            .into_iter()
-            .map(|(name, facts)| {
-                let tensors = Tensors::open(&format!("training/{name}.safetensors"));
-                Self { name, facts, tensors }
-            })
-            .collect()
     }
 
-    fn number(&self, key: &str) -> usize {
+    /// The cases of a file; what they speak of lies below `home`.
+    pub(crate) fn recorded(file: &str, home: &'static str) -> Vec<Self> {
+        let Value::Object(cases) = golden::json(file)["cases"].take() else { panic!("no cases") };
+        let case = |(name, facts)| {
+            let tensors = Tensors::open(&format!("{home}training/{name}.safetensors"));
+            Self { name, facts, tensors, home }
+        };
+        cases.into_iter().map(case).collect()
+    }
+
+    pub(crate) fn number(&self, key: &str) -> usize {
         self.facts[key].as_u64().unwrap() as usize
     }
 
-    fn list(&self, key: &str) -> Vec<f64> {
+    pub(crate) fn list(&self, key: &str) -> Vec<f64> {
         serde_json::from_value(self.facts[key].clone()).unwrap()
     }
 
-    fn open(&self) -> AutoCausalLm {
+    pub(crate) fn open(&self) -> AutoCausalLm {
         AutoCausalLm::open(&golden::folder().join("models").join(self.facts["model"].as_str().unwrap()))
             .unwrap()
     }
 
-    fn adapter(&self) -> Option<AdapterWeights> {
-        let folder = self.facts["adapter"].as_str()?;
+    pub(crate) fn adapter(&self) -> Option<AdapterWeights> {
+        let folder = format!("{}{}", self.home, self.facts["adapter"].as_str()?);
         Some(AdapterWeights::open(&golden::folder().join(folder)).unwrap())
     }
 
-    fn options(&self) -> LoadOptions {
+    pub(crate) fn options(&self) -> LoadOptions {
         let with = self.facts["aux_in_loss"].as_bool().unwrap();
         let auxiliary_loss = if with { AuxiliaryLoss::Concatenated } else { AuxiliaryLoss::Off };
         LoadOptions { auxiliary_loss, ..LoadOptions::new(Device::Cpu, Kind::Float) }
     }
 
     /// Every row of every micro-batch, and which rows stand together.
-    fn samples(&self) -> (Vec<Sample>, Vec<Vec<usize>>) {
+    pub(crate) fn samples(&self) -> (Vec<Sample>, Vec<Vec<usize>>) {
         let (mut samples, mut batches) = (Vec::new(), Vec::new());
         for micro in 0..self.number("micro_batches") {
             let tensor = |name: &str| self.tensors.get(&format!("{name}.{micro}"));
@@ -103,7 +108,7 @@ impl Case {
     }
 
     /// Gradients of the window's loss, accumulated in the leaves.
-    fn backward(&self, model: &dyn CausalLm, pass: &Pass) {
+    pub(crate) fn backward(&self, model: &dyn CausalLm, pass: &Pass) {
         let supervised = self.list("supervised_tokens").iter().sum::<f64>();
         for micro in 0..self.number("micro_batches") {
             let tensor = |name: &str| self.tensors.get(&format!("{name}.{micro}"));
@@ -121,7 +126,35 @@ impl Case {
         }
     }
 
-    fn check_tensors(&self, what: &str, found: &BTreeMap<String, Tensor>, tolerance: f64) {
+    /// Ten steps of the trainer.
+    pub(crate) fn ten_steps(
+        &self,
+        model: &dyn CausalLm,
+        parameters: &Parameters,
+        learning_rate: f64,
+    ) -> Steps {
+        let (samples, batches) = self.samples();
+        let plan = move |_| Ok(batches.clone());
+        let config = TrainingConfig {
+            max_steps: Some(10),
+            gradient_accumulation: self.number("micro_batches"),
+            learning_rate,
+            warmup_ratio: 0.0,
+            scheduler: Scheduler::Constant,
+            logging_steps: 1,
+            ..TrainingConfig::default()
+        };
+        let steps = Steps::default();
+        let mut listener = &steps;
+        Trainer::new(config, model, parameters, Dataset::new(&samples, &plan))
+            .unwrap()
+            .with_listener(&mut listener)
+            .run(Resume::No)
+            .unwrap();
+        steps
+    }
+
+    pub(crate) fn check_tensors(&self, what: &str, found: &BTreeMap<String, Tensor>, tolerance: f64) {
         let prefix = format!("{what}.");
         let expected: Vec<String> =
             self.tensors.names().into_iter().filter(|name| name.starts_with(&prefix)).collect();
@@ -220,9 +253,9 @@ fn gradients_equal_the_reference_with_and_without_recomputation() {
 
 /// Keeps every step's loss and gradient norm.
 #[derive(Default)]
-struct Steps {
-    losses: RefCell<Vec<f64>>,
-    norms: RefCell<Vec<f64>>,
+pub(crate) struct Steps {
+    pub(crate) losses: RefCell<Vec<f64>>,
+    pub(crate) norms: RefCell<Vec<f64>>,
 }
 
 impl Listener for &Steps {
@@ -249,24 +282,7 @@ fn ten_steps_of_the_trainer_equal_ten_steps_of_the_reference() {
                 (model, parameters, None)
             }
         };
-        let (samples, batches) = case.samples();
-        let plan = move |_| Ok(batches.clone());
-        let config = TrainingConfig {
-            max_steps: Some(10),
-            gradient_accumulation: case.number("micro_batches"),
-            learning_rate: if adapter.is_some() { 1e-2 } else { 1e-3 },
-            warmup_ratio: 0.0,
-            scheduler: Scheduler::Constant,
-            logging_steps: 1,
-            ..TrainingConfig::default()
-        };
-        let steps = Steps::default();
-        let mut listener = &steps;
-        Trainer::new(config, model.as_ref(), &parameters, Dataset::new(&samples, &plan))
-            .unwrap()
-            .with_listener(&mut listener)
-            .run(Resume::No)
-            .unwrap();
+        let steps = case.ten_steps(model.as_ref(), &parameters, if adapter.is_some() { 1e-2 } else { 1e-3 });
         let check = |what: &str, found: &[f64], expected: &[f64]| {
             assert_eq!(found.len(), expected.len(), "{} {what}", case.name);
             for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
