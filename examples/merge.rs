@@ -6,8 +6,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use ferrotune::{
-    AutoCausalLm,
-    adapters::{AdapterWeights, BlockSize, Codebook, MergeBase, MergeOptions, Quantization},
+    AutoCausalLm, BaseConfig, Quantize,
+    adapters::{AdapterWeights, MergeBase, MergeOptions},
 };
 use serde::Serialize;
 
@@ -25,9 +25,8 @@ struct Flags {
     #[arg(long, value_name = "DIR", required = true)]
     adapter: Vec<PathBuf>,
     /// What the adapters are added to: the weights as they are, or put into 4 bits and back
-    #[arg(long, value_name = "TYPE", default_value = "none",
-          value_parser = cli::words(&[("none", None), ("nf4", Some(Codebook::Nf4)), ("fp4", Some(Codebook::Fp4))]))]
-    quantized_base: Option<Codebook>,
+    #[arg(long, value_name = "TYPE", default_value = "none", value_parser = cli::words(&TYPES))]
+    quantized_base: Quantize,
     /// Weights that share a scale in the quantized base
     #[arg(long, value_name = "N", default_value_t = 64)]
     block_size: usize,
@@ -41,6 +40,9 @@ struct Flags {
     #[arg(long)]
     force: bool,
 }
+
+const TYPES: [(&str, Quantize); 3] =
+    [("none", Quantize::None), ("nf4", Quantize::Nf4), ("fp4", Quantize::Fp4)];
 
 /// The last line of standard output.
 #[derive(Debug, Serialize)]
@@ -65,14 +67,9 @@ fn main() -> ExitCode {
 }
 
 fn merge(flags: Flags) -> cli::Result<Merged> {
-    let base = match flags.quantized_base {
-        None => MergeBase::AsStored,
-        Some(codebook) => MergeBase::Quantized(Quantization {
-            codebook,
-            block_size: BlockSize::new(flags.block_size)?,
-            double_quantization: flags.double_quant,
-        }),
-    };
+    let Flags { quantized_base, block_size, double_quant, .. } = flags;
+    let base = BaseConfig { quantize: Some(quantized_base), block_size, double_quant };
+    let base = base.quantization()?.map_or(MergeBase::AsStored, MergeBase::Quantized);
     let model = AutoCausalLm::open(&flags.common.model)?;
     let adapters =
         flags.adapter.iter().map(|folder| AdapterWeights::open(folder)).collect::<Result<Vec<_>, _>>()?;
