@@ -386,7 +386,10 @@ fn again(tests: &[&str], user: Option<u32>) -> (tempfile::TempDir, Command) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("tests");
-    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    // Copied by another process: a child that another test's thread forks here meanwhile would inherit the descriptor that
+    // writes the copy, and the kernel runs no file that is open for writing.
+    let copied = Command::new("cp").arg(env::current_exe().unwrap()).arg(&program).status().unwrap();
+    assert!(copied.success());
     let mut command = Command::new(program);
     command.args(tests).args(["--nocapture", "--test-threads", "2"]).current_dir("/");
     if let Some(user) = user {
