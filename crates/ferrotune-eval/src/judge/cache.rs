@@ -37,7 +37,7 @@ struct Inner {
 #[derive(Debug)]
 struct Log {
     path: PathBuf,
-    /// Locked until it is closed.
+    /// Locked until the log is dropped.
     file: File,
     /// Where the last complete line ends.
     end: u64,
@@ -72,7 +72,7 @@ impl ReplyCache {
     /// [`Error::Write`]; [`Error::Line`] for a damaged line before the last one.
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -84,8 +84,9 @@ impl ReplyCache {
             Err(TryLockError::WouldBlock) => return Err(Error::CacheInUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(unreadable(source)),
         }
+        let mut log = Log { path: path.to_owned(), file, end: 0 };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(unreadable)?;
+        log.file.read_to_end(&mut bytes).map_err(unreadable)?;
         let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         let mut values = HashMap::new();
         let mut lines = 0;
@@ -102,9 +103,9 @@ impl ReplyCache {
         if let Some(torn) = &torn {
             tracing::warn!(path = %path.display(), line = torn.line, bytes = torn.bytes,
                 "the last line of the cache was cut off and is left out");
-            file.set_len(end as u64).map_err(|source| Error::Write { path: path.to_owned(), source })?;
+            log.file.set_len(end as u64).map_err(|source| Error::Write { path: path.to_owned(), source })?;
         }
-        let log = Log { path: path.to_owned(), file, end: end as u64 };
+        log.end = end as u64;
         Ok(Self { torn, inner: Mutex::new(Inner { values, log: Some(log) }) })
     }
 
@@ -165,6 +166,14 @@ impl ReplyCache {
         }
         inner.values.extend(fresh.into_iter().map(|line| (line.key, line.value)));
         Ok(())
+    }
+}
+
+impl Drop for Log {
+    /// Closing is not enough: a child that another thread forks holds the descriptor, and with it the lock, until it runs its
+    /// program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 
