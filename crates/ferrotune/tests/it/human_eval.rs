@@ -1,19 +1,26 @@
 //! HumanEval from prompt to pass@k with a trained model. It learned stories, so what is shown is the way.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ferrotune::{
     ScoredModel,
     data::Tokenizer,
     eval::{
         Error,
-        sandbox::SandboxConfig,
+        sandbox::{Limits, SandboxConfig},
         task::{CodeExecution, RunOptions, TaskOutcome, TaskSettings, open_task, run_task},
     },
 };
 use tch::Kind;
 
 use crate::tinystories::{checkpoint, load};
+
+/// A time that no program takes but one that never ends: on a busy machine the usual one runs out while Python starts, and the
+/// class of a result then differs from run to run.
+const LONG: Duration = Duration::from_secs(120);
 
 fn problems() -> Option<PathBuf> {
     let shared = std::env::var_os("FERROTUNE_SHARED")
@@ -40,10 +47,12 @@ fn human_eval_runs_from_prompt_to_pass_at_k() {
     let (Some(folder), Some(data)) = (checkpoint("HumanEval with a model"), problems()) else { return };
     let model = load(&folder, Kind::Float);
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
+    let config =
+        SandboxConfig { limits: Limits { wall: LONG, ..Limits::default() }, ..SandboxConfig::default() };
     let run = |name: &str, settings: TaskSettings, options: &RunOptions| {
         let settings = TaskSettings {
             max_new_tokens: Some(24),
-            code_execution: CodeExecution::Allowed(SandboxConfig::default()),
+            code_execution: CodeExecution::Allowed(config.clone()),
             ..settings
         };
         let task = match open_task(name, &data, &settings) {
