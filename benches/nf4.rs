@@ -111,7 +111,7 @@ fn main() -> Result<(), AnyError> {
 
     let mut rows = vec![
         Row::new(COPY, || {
-            let _ = copy.shallow_clone().f_copy_(&dense)?;
+            copy.shallow_clone().f_copy_(&dense)?;
             Ok(())
         }),
         Row::new("quantize", || written.write(isa, &weights)).beside("quantize"),
