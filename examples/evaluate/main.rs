@@ -13,7 +13,10 @@ mod metrics;
 mod task;
 mod texts;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use ferrotune::eval::{
     Existing, Record, SampleLine,
@@ -72,11 +75,25 @@ fn evaluate(flags: Flags) -> cli::Result<Evaluated> {
 /// Before anything is computed, rather than after.
 fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
     let Ok(there) = samples.canonicalize() else { return Ok(()) };
-    let read = [&flags.pairs, &flags.rescore, &flags.baseline];
-    if read.into_iter().flatten().any(|input| input.canonicalize().is_ok_and(|input| input == there)) {
-        return Err(
-            format!("`{}` is a file that is read; choose another for --samples", samples.display()).into()
-        );
+    let Flags { pairs, rescore, baseline, config, model, helpers, judge, .. } = flags;
+    let read = [
+        [pairs, rescore, baseline, config].as_slice(),
+        &[&model.model, &model.adapter, &model.data, &model.examples],
+        &[
+            &helpers.embedder,
+            &helpers.wordnet,
+            &helpers.paraphrases,
+            &judge.judge_replies,
+            &judge.judge_cache,
+        ],
+    ];
+    let holds = |input: &PathBuf| input.canonicalize().is_ok_and(|input| there.starts_with(input));
+    if read.concat().into_iter().flatten().any(holds) {
+        return Err(format!(
+            "`{}` is read, or lies in a folder that is; choose another for --samples",
+            samples.display()
+        )
+        .into());
     }
     if !flags.force {
         return Err(format!(

@@ -43,6 +43,10 @@ struct Log {
     end: u64,
 }
 
+/// How every line begins. What ends without a line's end and begins otherwise is no cache that a crash cut off, but another
+/// file.
+const LINE_BEGINS: &[u8] = br#"{"key":""#;
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     key: String,
@@ -99,11 +103,18 @@ impl ReplyCache {
             })?;
             values.entry(line.key).or_insert(line.value);
         }
-        let torn = (end < bytes.len()).then(|| TornLine { line: lines + 1, bytes: bytes.len() - end });
+        let tail = &bytes[end..];
+        if !(tail.starts_with(LINE_BEGINS) || LINE_BEGINS.starts_with(tail)) {
+            return Err(Error::Line {
+                path: path.to_owned(),
+                line: lines + 1,
+                problem: LineProblem::NotACacheEntry { detail: "it begins as no entry does".to_owned() },
+            });
+        }
+        let torn = (!tail.is_empty()).then(|| TornLine { line: lines + 1, bytes: tail.len() });
         if let Some(torn) = &torn {
             tracing::warn!(path = %path.display(), line = torn.line, bytes = torn.bytes,
                 "the last line of the cache was cut off and is left out");
-            log.file.set_len(end as u64).map_err(|source| Error::Write { path: path.to_owned(), source })?;
         }
         log.end = end as u64;
         Ok(Self { torn, inner: Mutex::new(Inner { values, log: Some(log) }) })
@@ -180,6 +191,7 @@ impl Drop for Log {
 impl Log {
     fn append(&mut self, text: &[u8]) -> Result<()> {
         let mut write = || {
+            self.file.set_len(self.end)?; // without the remains of a line that a crash cut off
             self.file.seek(SeekFrom::Start(self.end))?;
             self.file.write_all(text)?;
             self.file.sync_data()

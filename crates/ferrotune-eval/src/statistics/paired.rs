@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -78,7 +80,10 @@ pub fn compare(first: &Measurement, second: &Measurement, bootstrap: &Bootstrap)
             expected: "finite numbers",
         });
     }
-    let total = first.samples.len().max(second.samples.len());
+    let ids =
+        |measurement: &Measurement| measurement.samples.iter().map(|sample| sample.id.clone()).collect();
+    let (of_first, of_second): (HashSet<String>, HashSet<String>) = (ids(first), ids(second));
+    let total = of_first.union(&of_second).count();
     let bootstrap = Bootstrap { confidence: 0.95, ..*bootstrap };
     let (p_value, exchanges) = permutation(&a, &b, difference, &bootstrap);
     Ok(Comparison {

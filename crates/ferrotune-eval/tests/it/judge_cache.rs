@@ -75,6 +75,29 @@ fn a_line_cut_by_a_crash_is_left_out_and_the_file_goes_on() {
 }
 
 #[test]
+fn a_file_that_is_no_cache_is_refused_and_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.json");
+    for contents in ["[{\"instruction\": \"a\"}]", "one line of text", "{\"id\": \"1\"}"] {
+        fs::write(&path, contents).unwrap();
+        let error = ReplyCache::open(&path).unwrap_err();
+        assert!(matches!(&error, Error::Line { line: 1, .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), contents);
+    }
+}
+
+#[test]
+fn a_cut_line_stays_until_something_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.jsonl");
+    value(ReplyCache::open(&path).unwrap(), skip(), &[reply("1", 2), reply("2", 4)]);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    assert!(ReplyCache::open(&path).unwrap().torn_line().is_some());
+    assert_eq!(fs::read(&path).unwrap(), &whole[..whole.len() - 9]);
+}
+
+#[test]
 fn damage_before_the_last_line_is_an_error_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.jsonl");
