@@ -81,12 +81,12 @@ const KINDS: [(&str, Option<Kind>); 4] =
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Time")]
 struct TimeFlags {
-    /// Tokens to train on, all epochs together, such as 40e6: how long would they take?
-    #[arg(long, value_name = "NUMBER", default_value_t = 0.0)]
-    tokens: f64,
+    /// Tokens to train on, all epochs together, such as 40e6: how long would they take at the rate given or measured?
+    #[arg(long, value_name = "NUMBER", value_parser = above_zero)]
+    tokens: Option<f64>,
     /// Floating-point operations per second that the run would sustain, such as 120e12; half of what a data sheet promises
     /// is a good result
-    #[arg(long, value_name = "NUMBER", conflicts_with = "measure")]
+    #[arg(long, value_name = "NUMBER", value_parser = above_zero, conflicts_with = "measure", requires = "tokens")]
     operations_per_second: Option<f64>,
     /// Measures them here instead, on dense products in the run's type on its device: an upper bound
     #[arg(long)]
@@ -127,11 +127,10 @@ fn fit(flags: Flags) -> cli::Result<Fit> {
         None if flags.time.measure => Some(measured(config.device, config.kind)?),
         given => given,
     };
-    let tokens = flags.time.tokens;
-    let hours = rate.filter(|_| tokens > 0.0).map(|rate| work.hours(tokens, rate));
+    let hours = flags.time.tokens.zip(rate).map(|(tokens, rate)| work.hours(tokens, rate));
     let fits = flags.budget.map(|budget| plan.total() <= budget);
     say(&plan, &config, flags.budget);
-    if let (Some(hours), Some(rate)) = (hours, rate) {
+    if let (Some(hours), Some(tokens), Some(rate)) = (hours, flags.time.tokens, rate) {
         cli::say(&format!("{tokens:.3e} tokens at {rate:.3e} operations per second take {hours:.1} hours"));
     }
     Ok(Fit {
@@ -147,11 +146,24 @@ fn fit(flags: Flags) -> cli::Result<Fit> {
     })
 }
 
+/// The most records or tokens: far beyond any machine, and small enough that no count of bytes overflows.
+const MOST: usize = 1 << 18;
+
 fn positive(setting: &'static str, found: usize) -> cli::Result<u64> {
-    if found > 0 {
+    if (1..=MOST).contains(&found) {
         return Ok(found as u64);
     }
-    Err(Error::Setting { setting, found: found.to_string(), expected: "at least 1".to_owned() }.into())
+    Err(Error::Setting {
+        setting,
+        found: found.to_string(),
+        expected: format!("at least 1 and at most {MOST}"),
+    }
+    .into())
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("expected a number above 0".to_owned()) }
 }
 
 impl Flags {

@@ -23,8 +23,10 @@ pub(crate) fn write_folder<T>(
         let folder = folder.display();
         return Err(format!("`{folder}` is a file, expected a folder to write; choose another name").into());
     }
-    if !force {
-        refuse_to_fill(folder)?;
+    if force {
+        refuse_to_replace(folder)?
+    } else {
+        refuse_to_fill(folder)?
     }
     let folder = &folder.canonicalize().unwrap_or_else(|_| folder.to_owned()); // a link stays where it is
     let (stage, former) = (beside(folder, ".incomplete"), beside(folder, ".former"));
@@ -65,6 +67,32 @@ pub(crate) fn refuse_to_fill(folder: &Path) -> Result<()> {
         )
         .into()),
     }
+}
+
+/// What the folders that these programs write hold, one or the other.
+const WRITTEN: [&str; 2] = ["config.json", "adapter_config.json"];
+
+/// Refuses to replace a folder that holds something else than a model or an adapter, and the one that the program runs in.
+fn refuse_to_replace(folder: &Path) -> Result<()> {
+    if refuse_to_fill(folder).is_ok() {
+        return Ok(()); // nothing is lost
+    }
+    let name = folder.display();
+    if !WRITTEN.iter().any(|file| folder.join(file).is_file()) {
+        return Err(format!(
+            "`{name}` holds neither a model nor an adapter (no `{}`, no `{}`), so --force does not replace it; choose another \
+             folder, or empty this one",
+            WRITTEN[0], WRITTEN[1]
+        )
+        .into());
+    }
+    let here = std::env::current_dir().and_then(fs::canonicalize);
+    if let (Ok(here), Ok(whole)) = (here, folder.canonicalize())
+        && here.starts_with(&whole)
+    {
+        return Err(format!("`{name}` is, or holds, the folder that this runs in; choose another").into());
+    }
+    Ok(())
 }
 
 /// Refuses an output folder that is, or holds, one of the folders that are read: replacing it would delete them.

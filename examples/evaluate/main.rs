@@ -77,18 +77,22 @@ fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
     let Ok(there) = samples.canonicalize() else { return Ok(()) };
     let Flags { pairs, rescore, baseline, config, model, helpers, judge, .. } = flags;
     let read = [
-        [pairs, rescore, baseline, config].as_slice(),
-        &[&model.model, &model.adapter, &model.data, &model.examples],
-        &[
-            &helpers.embedder,
-            &helpers.wordnet,
-            &helpers.paraphrases,
-            &judge.judge_replies,
-            &judge.judge_cache,
-        ],
+        pairs,
+        rescore,
+        baseline,
+        config,
+        &model.model,
+        &model.adapter,
+        &model.data,
+        &model.examples,
+        &helpers.embedder,
+        &helpers.wordnet,
+        &helpers.paraphrases,
+        &judge.judge_replies,
+        &judge.judge_cache,
     ];
     let holds = |input: &PathBuf| input.canonicalize().is_ok_and(|input| there.starts_with(input));
-    if read.concat().into_iter().flatten().any(holds) {
+    if read.into_iter().flatten().any(holds) {
         return Err(format!(
             "`{}` is read, or lies in a folder that is; choose another for --samples",
             samples.display()

@@ -14,7 +14,7 @@ use std::{
 
 use ferrotune::{
     Adapted, AutoCausalLm, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start, adapt,
-    adapters::{AdapterWeights, LoraAdapter, LoraConfig},
+    adapters::{AdapterWeights, Init, LoraAdapter, LoraConfig},
     core::{Sample, digest},
     data::{Prepared, Tokenizer},
     evaluation_plan, kind_name,
@@ -95,7 +95,14 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     prose::say_model(&base, &flags.base.config(), &memory_plan, device, kind);
     if let Some(limit) = flags.training.memory_limit {
         memory_plan.check(limit)?;
-        memory::return_freed_blocks();
+    }
+    // What is planned counts on it.
+    memory::return_freed_blocks();
+    if further.is_none() && flags.base.config().kept(&base)?.is_some() && trains_over_the_rest(&lora) {
+        cli::say(
+            "this initialisation trains over the quantized rest of the base; the saved adapter goes onto the quantized base \
+             itself, which rounds otherwise, so measure what was saved",
+        );
     }
     let mut identity = identity(&flags, &lora, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
@@ -164,6 +171,15 @@ fn interrupted(flags: &Flags, lora: &LoraConfig) -> cli::Result<Option<AdapterWe
     }
     let checkpoints = trainer::checkpoints(&flags.output)?;
     Ok(checkpoints.last().map(|(_, folder)| AdapterWeights::open(folder)).transpose()?)
+}
+
+/// Whether training begins by taking a part out of the base.
+fn trains_over_the_rest(lora: &LoraConfig) -> bool {
+    match lora.init_lora_weights {
+        Init::Pissa { .. } | Init::Olora => true,
+        Init::Loftq { iterations } => iterations > 1,
+        _ => false,
+    }
 }
 
 fn lengths(samples: &[Sample]) -> Vec<usize> {

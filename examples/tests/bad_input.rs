@@ -521,6 +521,11 @@ fn outputs_are_never_overwritten_or_half_written() {
         "merge --model model --adapter adapter --output model --force --device cpu",
     );
     check(
+        "a forced merge over a folder of something else",
+        |place| place.write("photos/a.jpg", "x"),
+        "merge --model model --adapter adapter --output photos --force --device cpu",
+    );
+    check(
         "a merge into a folder that holds its model",
         |_| {},
         "merge --model model --adapter adapter --output . --force --device cpu",

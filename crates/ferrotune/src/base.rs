@@ -58,13 +58,31 @@ impl BaseConfig {
         Ok(Some(Quantization { codebook, block_size, double_quantization: self.double_quant }))
     }
 
+    /// What dense weights of `folder` are quantized to. A folder in 4 bits keeps its own codes, so asking for others there
+    /// would change nothing but what is written down.
+    fn asked(&self, folder: &AutoCausalLm) -> Result<Option<Quantization>> {
+        let asked = self.quantization()?;
+        if asked.is_some() && folder.quantization().is_some() {
+            return Err(Error::Setting {
+                setting: "quantize",
+                found: self.describe(),
+                expected: format!(
+                    "nothing, or none: `{}` is in 4 bits already and is kept as it is",
+                    folder.folder().display()
+                ),
+            });
+        }
+        Ok(asked)
+    }
+
     /// The storage for the base of `folder`, and counts of what it holds once a model was built over it. A storage is for
     /// one model.
     ///
     /// # Errors
-    /// As [`quantization`](Self::quantization).
+    /// As [`quantization`](Self::quantization), and [`Error::Setting`] for a format asked of a folder that is in 4 bits
+    /// already.
     pub fn storage(&self, folder: &AutoCausalLm) -> Result<(Box<dyn Storage>, Census)> {
-        let nf4 = match self.quantization()? {
+        let nf4 = match self.asked(folder)? {
             Some(quantization) => Nf4::new(quantization),
             None if self.quantize.is_none() && folder.quantization().is_some() => Nf4::as_stored(),
             None => return Ok((Box::new(Dense), Census::default())),
@@ -77,9 +95,9 @@ impl BaseConfig {
     /// usual settings are taken, since each of its weights has its own.
     ///
     /// # Errors
-    /// As [`quantization`](Self::quantization).
+    /// As [`storage`](Self::storage).
     pub fn kept(&self, folder: &AutoCausalLm) -> Result<Option<Quantization>> {
-        Ok(match self.quantization()? {
+        Ok(match self.asked(folder)? {
             None if self.quantize.is_none() && folder.quantization().is_some() => {
                 Some(Quantization::default())
             }

@@ -68,7 +68,8 @@ fn samples_are_matched_by_id_and_failures_left_out() {
     let measure = |ids| metric.measure(&pairs(ids)).unwrap().remove(0);
     let (first, second) = (measure(["a", "b", "c"]), measure(["d", "c", "b"]));
     let found = compare(&first, &second, &Bootstrap::default()).unwrap();
-    assert_eq!((found.n, found.n_left_out, found.difference, found.p_value), (2, 1, 0.0, 1.0));
+    // `a` is of the first only, `d` of the second only.
+    assert_eq!((found.n, found.n_left_out, found.difference, found.p_value), (2, 2, 0.0, 1.0));
     let failure = Failure { kind: FailureKind::NoAnswer, detail: String::new() };
     let failed = |fails: usize| {
         let score = |i| if i == fails { Err(failure.clone()) } else { Ok(i as f64) };

@@ -32,7 +32,7 @@ pub(super) struct Activations {
 
 impl Activations {
     pub(super) fn new(model: &AutoCausalLm, config: &FitConfig, sites: &[PlannedSite]) -> Self {
-        let tokens = config.batch_size * config.sequence_length;
+        let tokens = config.batch_size.saturating_mul(config.sequence_length);
         let kind = config.kind.elt_size_in_bytes() as u64;
         let changes: HashMap<&str, &PlannedSite> =
             sites.iter().map(|site| (site.weight.as_str(), site)).collect();
