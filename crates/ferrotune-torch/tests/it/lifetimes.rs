@@ -7,6 +7,7 @@ use ferrotune_torch::{Forward, Function, apply, backward, memory};
 use tch::{Device, Kind, Tensor};
 
 use crate::functions::{Exp, closures, doubling, normal};
+use crate::process::alone;
 
 fn counted() -> (Arc<dyn Function>, Arc<AtomicUsize>) {
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -81,28 +82,29 @@ fn a_thousand_passes_keep_nothing() {
 
 #[test]
 fn saved_tensors_are_freed_by_the_backward_pass() {
-    /// Large enough to stand out against what the other tests do meanwhile, and to be mapped by itself, so that the
-    /// process gives it back at once.
-    const BYTES: u64 = 256 << 20;
-    let function = closures(
-        "hoards",
-        |inputs| {
-            let big = Tensor::f_ones([BYTES as i64 / 4], (Kind::Float, Device::Cpu))?;
-            Ok(Forward { outputs: vec![inputs[0].f_mul_scalar(2.0)?], saved: vec![big] })
-        },
-        |saved, grads, _| {
-            assert_eq!(saved[0].numel() as u64, BYTES / 4);
-            Ok(vec![grads[0].as_ref().map(|grad| grad * 2.0)])
-        },
-    );
-    let x = normal(&[2], 1).set_requires_grad(true);
-    let before = memory::host_resident_bytes().unwrap();
-    let y = apply(function, &[&x]).unwrap().remove(0);
-    let kept = memory::host_resident_bytes().unwrap();
-    backward(&[(&y.sum(Kind::Double), None)]).unwrap();
-    let after = memory::host_resident_bytes().unwrap();
-    assert!(kept > before + BYTES * 3 / 4, "{before} {kept}");
-    assert!(after + BYTES * 3 / 4 < kept, "{kept} {after}");
-    // The output, and with it the graph, was alive all the time.
-    assert!(y.requires_grad());
+    alone("lifetimes::saved_tensors_are_freed_by_the_backward_pass", || {
+        /// Large enough to be mapped by itself, so that the process gives it back at once.
+        const BYTES: u64 = 256 << 20;
+        let function = closures(
+            "hoards",
+            |inputs| {
+                let big = Tensor::f_ones([BYTES as i64 / 4], (Kind::Float, Device::Cpu))?;
+                Ok(Forward { outputs: vec![inputs[0].f_mul_scalar(2.0)?], saved: vec![big] })
+            },
+            |saved, grads, _| {
+                assert_eq!(saved[0].numel() as u64, BYTES / 4);
+                Ok(vec![grads[0].as_ref().map(|grad| grad * 2.0)])
+            },
+        );
+        let x = normal(&[2], 1).set_requires_grad(true);
+        let before = memory::host_resident_bytes().unwrap();
+        let y = apply(function, &[&x]).unwrap().remove(0);
+        let kept = memory::host_resident_bytes().unwrap();
+        backward(&[(&y.sum(Kind::Double), None)]).unwrap();
+        let after = memory::host_resident_bytes().unwrap();
+        assert!(kept > before + BYTES * 3 / 4, "{before} {kept}");
+        assert!(after + BYTES * 3 / 4 < kept, "{kept} {after}");
+        // The output, and with it the graph, was alive all the time.
+        assert!(y.requires_grad());
+    });
 }

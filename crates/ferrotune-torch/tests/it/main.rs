@@ -10,4 +10,5 @@ mod generator;
 mod gradients;
 mod lifetimes;
 mod measures;
+mod process;
 mod recomputation;
