@@ -86,7 +86,7 @@ fn generate(flags: Flags) -> cli::Result<Generated> {
         top_k: flags.top_k.into(),
         repetition_penalty: flags.repetition_penalty,
         max_new_tokens: flags.max_new_tokens.into(),
-        eos: tokenizer.special().eos.map(i64::from).into_iter().collect(),
+        eos: tokenizer.special().ends().map(i64::from).collect(),
     };
     generator::seed(model.device(), flags.common.compute.seed)?;
     let rows = vec![prompt.iter().map(|&id| id.into()).collect(); flags.num as usize];

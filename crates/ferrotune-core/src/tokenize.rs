@@ -16,10 +16,19 @@ pub struct Encoding {
 pub struct SpecialTokens {
     /// Begin of sequence.
     pub bos: Option<u32>,
-    /// End of sequence.
+    /// End of sequence: what a training record ends with.
     pub eos: Option<u32>,
+    /// Further ids that end an answer: chat checkpoints list one for a turn's end beside that of a text's.
+    pub other_ends: Vec<u32>,
     /// Padding. Batches are masked by length, never by comparing ids with this one.
     pub pad: Option<u32>,
+}
+
+impl SpecialTokens {
+    /// Every id that ends an answer, [`eos`](Self::eos) first.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        self.eos.into_iter().chain(self.other_ends.iter().copied())
+    }
 }
 
 /// Text to ids and back; implementors provide all methods.

@@ -18,8 +18,8 @@ struct Claim {
 ///
 /// `tokenizer_config.json` and `special_tokens_map.json` name tokens, `config.json` and
 /// `generation_config.json` name ids. A list of EOS ids (chat checkpoints stop at several) allows each of its
-/// members; where only lists speak, the first member counts. Negative ids, which old LLaMA configurations use
-/// for "none", are passed over.
+/// members; where only lists speak, the first member counts, and the others end answers as well. Negative ids, which
+/// old LLaMA configurations use for "none", are passed over.
 ///
 /// # Errors
 /// A file is not JSON, names a token or an id outside the vocabulary, or contradicts another.
@@ -35,7 +35,7 @@ pub(crate) fn resolve(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Resul
     .map(|(name, by_id, file)| file.map(|file| (name, by_id, file)))
     .collect::<Result<Vec<_>, Error>>()?;
 
-    let role = |role: &'static str| -> Result<Option<u32>, Error> {
+    let claims = |role: &'static str| -> Result<Vec<Claim>, Error> {
         let mut claims = Vec::new();
         for (name, by_id, file) in &files {
             let key = if *by_id { format!("{role}_token_id") } else { format!("{role}_token") };
@@ -61,9 +61,16 @@ pub(crate) fn resolve(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Resul
                 claims.push(Claim { from: format!("{key} of {name}"), said: value.to_string(), ids });
             }
         }
-        agree(folder, role, &claims)
+        Ok(claims)
     };
-    Ok(SpecialTokens { bos: role("bos")?, eos: role("eos")?, pad: role("pad")? })
+    let role = |role: &'static str| agree(folder, role, &claims(role)?);
+    let eos_claims = claims("eos")?;
+    let eos = agree(folder, "eos", &eos_claims)?;
+    let mut other_ends: Vec<u32> = eos_claims.into_iter().flat_map(|claim| claim.ids).collect();
+    other_ends.retain(|&id| Some(id) != eos);
+    other_ends.sort_unstable();
+    other_ends.dedup();
+    Ok(SpecialTokens { bos: role("bos")?, eos, other_ends, pad: role("pad")? })
 }
 
 /// The first id of the narrowest claim that every claim allows.

@@ -145,7 +145,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
             temperature: limits.temperature,
             top_p: limits.top_p,
             max_new_tokens: limits.max_new_tokens as i64,
-            eos: self.tokenizer.special().eos.map(i64::from).into_iter().collect(),
+            eos: self.tokenizer.special().ends().map(i64::from).collect(),
             ..Sampling::default()
         };
         if limits.temperature > 0.0 {

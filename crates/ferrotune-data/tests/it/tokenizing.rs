@@ -98,6 +98,25 @@ fn files_that_agree_are_accepted_in_every_spelling() {
 }
 
 #[test]
+fn every_id_that_a_file_lists_as_an_end_ends_an_answer() {
+    // (config.json, generation_config.json, ids that end an answer)
+    let cases: [(&str, &str, &[u32]); 4] = [
+        ("{}", "{}", &[2]),
+        ("{}", r#"{"eos_token_id": [9, 2, 7]}"#, &[2, 7, 9]),
+        (r#"{"eos_token_id": [2, 8]}"#, r#"{"eos_token_id": [9, 2]}"#, &[2, 8, 9]),
+        (r#"{"eos_token_id": 2}"#, r#"{"eos_token_id": [2, -1]}"#, &[2]),
+    ];
+    for (config, generation, expected) in cases {
+        let folder = copy("sentencepiece");
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        fs::write(folder.path().join("generation_config.json"), generation).unwrap();
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(tokenizer.special().eos, Some(2));
+        assert_eq!(tokenizer.special().ends().collect::<Vec<_>>(), expected, "{config} {generation}");
+    }
+}
+
+#[test]
 fn a_model_folder_that_cannot_be_trusted_is_refused_with_the_remedy() {
     let check = |name: &str, content: &str, expected: &[&str]| {
         let folder = copy("sentencepiece");

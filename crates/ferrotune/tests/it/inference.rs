@@ -1,7 +1,8 @@
 //! Logits, losses and generated text of every configuration and layout, against transformers.
 
 use ferrotune::{
-    Architecture, AutoCausalLm, LoadOptions,
+    Architecture, AutoCausalLm, LoadOptions, ScoredModel,
+    core::{BoxError, Encoding, GenerationLimits, SpecialTokens, StopReason, Tokenize},
     mixtral::AuxiliaryLoss,
     nn::{
         CausalLm, Dense, Frozen, Pass, Tokens,
@@ -159,5 +160,58 @@ fn greedy_text_equals_the_reference_for_64_tokens() {
         let sampling = Sampling { max_new_tokens: 64, ..Sampling::default() };
         let continued = generate(lm.as_ref(), &[ids("prompt")], &sampling).unwrap();
         assert_eq!(continued[0].ids, ids("tokens"), "{model}");
+    }
+}
+
+/// Ids written as numbers, with the ends that a case gives them.
+struct Numbers(SpecialTokens);
+
+impl Tokenize for Numbers {
+    fn encode(&self, _: &str) -> Result<Encoding, BoxError> {
+        Err("the ids are given".into())
+    }
+
+    fn encode_markup(&self, text: &str) -> Result<Encoding, BoxError> {
+        self.encode(text)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, BoxError> {
+        Ok(ids.iter().map(|id| format!("{id} ")).collect())
+    }
+
+    fn special(&self) -> &SpecialTokens {
+        &self.0
+    }
+
+    fn vocabulary_size(&self) -> usize {
+        96
+    }
+
+    fn fingerprint(&self) -> &str {
+        "numbers"
+    }
+}
+
+#[test]
+fn an_answer_ends_at_each_of_the_ids_that_end_one() {
+    let expected = &golden::json("expected/greedy.json")["llama-gqa"];
+    let ids = |key: &str| -> Vec<u32> { serde_json::from_value(expected[key].clone()).unwrap() };
+    let (prompt, tokens) = (ids("prompt"), ids("tokens"));
+    let first = |id: u32| tokens.iter().position(|&token| token == id).unwrap();
+    // The two ids that transformers' answer brings last, so that the other one does not end it before.
+    let mut late: Vec<u32> = tokens.clone();
+    late.sort_by_key(|&id| std::cmp::Reverse(first(id)));
+    late.dedup();
+    let lm = load("llama-gqa", "config.json", Kind::Float, AuxiliaryLoss::Off);
+    let limits =
+        GenerationLimits { max_new_tokens: 64, stop: Vec::new(), temperature: 0.0, top_p: 1.0, seed: 0 };
+    let unused = (0..96).find(|id| !tokens.contains(id)).unwrap();
+    for (eos, other_ends) in [(unused, vec![late[0]]), (late[0], vec![unused, late[1]]), (late[1], vec![])] {
+        let end = other_ends.iter().chain([&eos]).filter(|id| tokens.contains(id)).map(|&id| first(id)).min();
+        let tokenizer = Numbers(SpecialTokens { eos: Some(eos), other_ends, ..SpecialTokens::default() });
+        let found =
+            ScoredModel::new(lm.as_ref(), &tokenizer).generate_ids(&[prompt.clone()], &limits).unwrap();
+        assert_eq!((Some(found[0].tokens), found[0].stop), (end, StopReason::EndOfSequence));
+        assert_eq!(found[0].text, tokenizer.decode(&tokens[..found[0].tokens]).unwrap());
     }
 }
