@@ -1,5 +1,6 @@
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -9,7 +10,8 @@ use super::{
 use crate::Result;
 
 /// Whether a server is asked for JSON by the `response_format` field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum JsonMode {
     /// Requests that want a JSON object say so.
     #[default]
@@ -19,7 +21,8 @@ pub enum JsonMode {
 }
 
 /// The field that bounds a reply's length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TokenLimitField {
     /// `max_tokens`, which every server knows.
     #[default]
@@ -109,6 +112,10 @@ impl Judge for ChatEndpoint {
         params.insert("endpoint".to_owned(), json!(self.endpoint.shown_url()));
         if self.options.json_mode == JsonMode::Leave {
             params.insert("json_mode".to_owned(), json!("leave"));
+        }
+        if self.options.token_limit_field == TokenLimitField::MaxCompletionTokens {
+            // It bounds what a model thinks as well, so the same number leaves less for the reply.
+            params.insert("token_limit_field".to_owned(), json!(self.options.token_limit_field));
         }
         JudgeIdentity { name: self.endpoint.model().to_owned(), params }
     }

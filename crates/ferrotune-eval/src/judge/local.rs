@@ -1,7 +1,7 @@
 use std::{fmt, sync::Mutex};
 
 use ferrotune_core::{BoxError, GenerationLimits, LanguageModel, StopReason};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::{
     FinishReason, Judge, JudgeError, JudgeIdentity, JudgeReply, JudgeRequest, TokenUsage, limits::lock,
@@ -15,6 +15,7 @@ pub struct LocalJudge<M> {
     model: Mutex<M>,
     template: Box<Template>,
     stop: Vec<String>,
+    params: Map<String, Value>,
 }
 
 impl<M: LanguageModel + Send> LocalJudge<M> {
@@ -26,7 +27,20 @@ impl<M: LanguageModel + Send> LocalJudge<M> {
         model: M,
         template: impl Fn(&JudgeRequest) -> Result<String, BoxError> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), model: Mutex::new(model), template: Box::new(template), stop: Vec::new() }
+        Self {
+            name: name.into(),
+            model: Mutex::new(model),
+            template: Box::new(template),
+            stop: Vec::new(),
+            params: Map::new(),
+        }
+    }
+
+    /// The same judge, of which records say this too and by which caches tell it apart, such as the template's digest.
+    #[must_use]
+    pub fn with_param(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.params.insert(name.to_owned(), value.into());
+        self
     }
 
     /// The same judge, whose reply ends before the first of these texts.
@@ -39,7 +53,7 @@ impl<M: LanguageModel + Send> LocalJudge<M> {
 
 impl<M: LanguageModel + Send> Judge for LocalJudge<M> {
     fn identity(&self) -> JudgeIdentity {
-        JudgeIdentity { name: self.name.clone(), params: Map::new() }
+        JudgeIdentity { name: self.name.clone(), params: self.params.clone() }
     }
 
     fn ask(&self, request: &JudgeRequest) -> Result<JudgeReply, JudgeError> {
