@@ -1,0 +1,144 @@
+//! `finetune`: data, settings, and folders that hold a run.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{documented::check, place::Place};
+
+const FINETUNE: &str = "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
+
+/// [`FINETUNE`] with more flags; of a flag given twice clap complains, so these replace.
+pub(crate) fn finetune(more: &str) -> String {
+    let mut line = FINETUNE.to_owned();
+    for flag in more.split(" --").map(|flag| flag.trim_start_matches("--")) {
+        let (name, _) = flag.split_once(' ').unwrap_or((flag, ""));
+        if let Some(start) = line.find(&format!("--{name} ")) {
+            let rest = &line[start + 2..];
+            let end = rest.find(" --").map_or(line.len(), |end| start + 2 + end);
+            line.replace_range(start..end, "");
+        }
+        line.push_str(&format!(" --{flag}"));
+    }
+    line
+}
+
+#[test]
+fn flags_in_a_file_are_the_same_flags() {
+    let place = Place::new();
+    place.write("run/flags.toml", "model = '../model'\ndata = ['../data.json']\noutput = 'out'\nrank = 3\nmax-steps = 1\nmax-seq-length = 64\nuse-rslora = true\n");
+    place.succeed("finetune --config run/flags.toml --rank 2 --device cpu");
+    let config = fs::read(place.path("run/out/adapter_config.json")).expect("an adapter beside the file");
+    let config: Value = serde_json::from_slice(&config).expect("JSON");
+    assert_eq!((&config["r"], &config["use_rslora"]), (&json!(2), &json!(true)), "the command line wins");
+}
+
+#[test]
+fn bad_data_is_refused_as_documented() {
+    check("a missing data file", |_| {}, &finetune("--data none.json"));
+    check("an empty data file", |place| place.write("data.json", ""), FINETUNE);
+    check("a data file without records", |place| place.json("data.json", &json!([])), FINETUNE);
+    check("a data file of another kind", |_| {}, &finetune("--data model/config.json"));
+    check(
+        "a data file whose name says nothing",
+        |place| place.write("data.txt", "a"),
+        &finetune("--data data.txt"),
+    );
+    check(
+        "a bad line in a JSONL file with `--strict`",
+        |place| {
+            let good = r#"{"instruction": "add one", "output": "b"}"#;
+            place.write("data.jsonl", format!("{good}\n{{\"instruction\": \n{good}\n"));
+        },
+        &finetune("--data data.jsonl --strict"),
+    );
+    check(
+        "only bad records",
+        |place| place.json("data.json", &json!([{ "instruction": "add one", "output": "" }])),
+        FINETUNE,
+    );
+    check("records that truncation empties", |_| {}, &finetune("--max-seq-length 8"));
+}
+
+#[test]
+fn bad_settings_are_refused_as_documented() {
+    check("a learning rate that is not a number", |_| {}, &finetune("--learning-rate NaN"));
+    check("a rank of 0", |_| {}, &finetune("--rank 0"));
+    check("a dropout above 1", |_| {}, &finetune("--dropout 1.5"));
+    check("a batch size of 0", |_| {}, &finetune("--batch-size 0"));
+    check("an evaluation fraction of 1", |_| {}, &finetune("--eval-fraction 1"));
+    check("a target that matches nothing", |_| {}, &finetune("--target-modules q_prj"));
+    check("an unknown flag", |_| {}, &finetune("--lora-rank 8"));
+    check(
+        "a block size that the 4-bit format does not have",
+        |_| {},
+        &finetune("--quantize nf4 --block-size 48"),
+    );
+    check("a memory limit that the run does not fit into", |_| {}, &finetune("--memory-limit 1MB"));
+    check("an amount of memory in no unit", |_| {}, &finetune("--memory-limit 24gallons"));
+    check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
+    check(
+        "a wrong type in the file of flags",
+        |place| place.write("flags.toml", "strict = 'yes'\n"),
+        "finetune --config flags.toml",
+    );
+    check(
+        "a file of flags that is not TOML",
+        |place| place.write("flags.toml", "rank 8\n"),
+        "finetune --config flags.toml",
+    );
+    check("`--resume` with `--force`", |_| {}, &finetune("--resume --force"));
+}
+
+#[test]
+fn outputs_are_never_overwritten_or_half_written() {
+    check("a run in the output folder", |place| drop(place.succeed(FINETUNE)), FINETUNE);
+    check(
+        "a further training into its own adapter",
+        |_| {},
+        "finetune --model model --data data.json --adapter adapter --output adapter --force --device cpu",
+    );
+    check(
+        "an output folder that cannot be made",
+        |place| place.write("file", ""),
+        &finetune("--output file/out"),
+    );
+    check(
+        "resuming where there is an adapter and no checkpoint",
+        |_| {},
+        &finetune("--output adapter --resume"),
+    );
+    check(
+        "resuming with another setting",
+        |place| drop(place.succeed(FINETUNE)),
+        &finetune("--resume --learning-rate 1e-3"),
+    );
+    check(
+        "resuming with another adapter",
+        |place| drop(place.succeed(FINETUNE)),
+        &finetune("--resume --rank 4"),
+    );
+    check(
+        "resuming on other data",
+        |place| {
+            place.succeed(FINETUNE);
+            place.json(
+                "data.json",
+                &(0..20).map(|_| json!({ "instruction": "add", "output": "b" })).collect(),
+            );
+        },
+        &finetune("--resume"),
+    );
+}
+
+#[test]
+fn force_replaces_a_run_and_keeps_what_is_not_its_own() {
+    let place = Place::new();
+    place.succeed(FINETUNE);
+    place.write("out/notes.txt", "mine");
+    let summary = place.succeed(&finetune("--force --max-steps 1"));
+    assert_eq!(summary["steps"], 1);
+    assert!(place.path("out/notes.txt").is_file() && !place.path("out/checkpoint-2").exists());
+    let log = fs::read_to_string(place.path("out/log.jsonl")).expect("a log");
+    assert!(!log.contains("\"step\":2"), "{log}");
+}

@@ -1,0 +1,32 @@
+//! `merge`: where it writes.
+
+use crate::documented::check;
+
+#[test]
+fn output_folders_are_never_replaced_unasked() {
+    check(
+        "a merge into a folder that holds something",
+        |place| place.write("out/notes.txt", "mine"),
+        "merge --model model --adapter adapter --output out --device cpu",
+    );
+    check(
+        "a merge into its own model",
+        |_| {},
+        "merge --model model --adapter adapter --output model --force --device cpu",
+    );
+    check(
+        "a forced merge over a folder of something else",
+        |place| place.write("photos/a.jpg", "x"),
+        "merge --model model --adapter adapter --output photos --force --device cpu",
+    );
+    check(
+        "a merge into a folder that holds its model",
+        |_| {},
+        "merge --model model --adapter adapter --output . --force --device cpu",
+    );
+    check(
+        "a merge into a file",
+        |_| {},
+        "merge --model model --adapter adapter --output data.json --force --device cpu",
+    );
+}

@@ -1,0 +1,26 @@
+//! `score`: texts, ids and flags.
+
+use serde_json::json;
+
+use crate::{documented::check, models::SCORE};
+
+#[test]
+fn texts_and_ids_that_cannot_be_scored_are_refused_as_documented() {
+    check(
+        "a text longer than the model's positions",
+        |place| place.json("texts.jsonl", &json!({ "id": "long", "text": "a ".repeat(200) })),
+        "score --model model --texts texts.jsonl --device cpu",
+    );
+    check("an id outside the vocabulary", |place| place.json("ids.json", &json!([[1, 96]])), SCORE);
+    check(
+        "a texts line without a text",
+        |place| place.json("texts.jsonl", &json!({ "id": 1 })),
+        "score --model model --texts texts.jsonl --device cpu",
+    );
+    check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
+    check(
+        "an unknown key in the file of flags",
+        |place| place.write("flags.toml", "rang = 8\n"),
+        "score --config flags.toml",
+    );
+}
