@@ -21,19 +21,39 @@ from training import CLIP, LORA_RATE, adapter_state, perturb, record, save_adapt
 
 HOME = HERE / "qlora"
 
-# Case -> (what is trained, whether scales are quantized too). Codes and scales of 32 bits are the same in every
-# implementation; scales of 8 bits are not always, so a comparison to 1e-3 needs the former or bitsandbytes' own bytes.
+ALL_LINEAR = dict(r=3, lora_alpha=6, target_modules="all-linear")
+WITH_EXPERTS = dict(r=2, lora_alpha=4, target_modules=ATTENTION, target_parameters=EXPERTS)
+
+# Case -> (what is trained, who quantizes the scales, if anyone). Codes and scales of 32 bits are the same in every
+# implementation. Codes of 8 bits are not: bitsandbytes' compiled CPU backend rounds to one of 65,536 numbers before it
+# compares with midpoints, its default backend and CUDA do not. So both are recorded, and where they differ.
 CASES = {
-    "llama-all-linear": (Case("llama-gqa", dict(r=3, lora_alpha=6, target_modules="all-linear")), True),
-    "llama-q-v": (Case("llama-gqa", dict(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])), False),
-    "mixtral-experts": (Case("mixtral-wide", dict(r=2, lora_alpha=4, target_modules=ATTENTION,
-                                                  target_parameters=EXPERTS)), False),
-    "mixtral-experts-double": (Case("mixtral-wide", dict(r=2, lora_alpha=4, target_modules=ATTENTION,
-                                                         target_parameters=EXPERTS)), True),
+    "llama-all-linear": (Case("llama-gqa", ALL_LINEAR), "compiled"),
+    "llama-all-linear-midpoints": (Case("llama-gqa", ALL_LINEAR, shares="llama-all-linear"), "midpoints"),
+    "llama-q-v": (Case("llama-gqa", dict(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])), None),
+    "mixtral-experts": (Case("mixtral-wide", WITH_EXPERTS), None),
+    "mixtral-experts-double": (Case("mixtral-wide", WITH_EXPERTS), "compiled"),
+    "mixtral-experts-double-midpoints": (Case("mixtral-wide", WITH_EXPERTS, shares="mixtral-experts-double"), "midpoints"),
 }
 
 
 LIBRARY = torch.library.Library("bitsandbytes", "IMPL")
+ON_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+QUANTIZE_BLOCKWISE = {
+    "compiled": torch.library.get_kernel("bitsandbytes::quantize_blockwise", "CPU"),
+    # A device that bitsandbytes has no kernel for gets the default backend's.
+    "midpoints": torch.library.get_kernel("bitsandbytes::quantize_blockwise", "PrivateUse1"),
+}
+scales_by = "compiled"
+
+
+def quantize_blockwise(by, *arguments):
+    return QUANTIZE_BLOCKWISE[by].call_boxed(ON_CPU, *arguments)
+
+
+def quantize_scales_by_choice():
+    LIBRARY.impl("quantize_blockwise", lambda *arguments: quantize_blockwise(scales_by, *arguments), "CPU",
+                 allow_override=True)
 
 
 def decode_by_the_definition():
@@ -97,6 +117,32 @@ def check_bases(folder, double=False):
     return four_bit
 
 
+def matrices(model):
+    """What is in 4 bits, under the names of a file with one matrix per expert."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            yield f"{name}.weight", module.weight
+        elif name.endswith("mlp.experts"):
+            at = name.replace("mlp.experts", "block_sparse_moe.experts")
+            for expert, (gate_up, down) in enumerate(zip(module.gate_up_proj, module.down_proj)):
+                for part, matrix in zip(("w1", "w3", "w2"), (*gate_up.chunk(2), down)):
+                    yield f"{at}.{expert}.{part}.weight", matrix
+
+
+@torch.no_grad()
+def codes_apart(folder):
+    """Matrix -> [[index, code]]: the codes of scales that the compiled backend has otherwise than the default one; and how
+    many codes there are."""
+    table, found, total = bnb.functional.create_dynamic_map(), {}, 0
+    for name, matrix in matrices(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)):
+        absmax = bnb.functional.quantize_4bit(matrix.detach().contiguous(), blocksize=64, quant_type="nf4")[1].absmax
+        compiled, midpoints = (quantize_blockwise(by, absmax - absmax.mean(), table, 256)[0] for by in QUANTIZE_BLOCKWISE)
+        total += len(absmax)
+        if apart := [[index, compiled[index].item()] for index in (compiled != midpoints).nonzero().flatten().tolist()]:
+            found[name] = apart
+    return found, total
+
+
 def wrap(name, case, base, double):
     model = get_peft_model(base(MODELS / case.model, double),
                            LoraConfig(lora_dropout=0.0, task_type="CAUSAL_LM", **copy.deepcopy(case.config)))
@@ -140,19 +186,27 @@ def write_tinystories():
 
 
 def write_all():
+    global scales_by
     decode_by_the_definition()
+    quantize_scales_by_choice()
     shutil.rmtree(HOME / "training", ignore_errors=True)
     shutil.rmtree(HOME / "adapters", ignore_errors=True)
     facts = {}
-    for name, (case, double) in CASES.items():
+    for name, (case, scales) in CASES.items():
+        scales_by, double, source = scales or "compiled", scales is not None, case.shares or name
         four_bit = check_bases(MODELS / case.model, double)
         micro_batches, _, out, run, final, apart = search(
-            f"qlora-{name}", case, lambda: wrap(name, case, packed_model, double), LORA_RATE, gradients, adapter_state,
-            make_exact=lambda: wrap(name, case, decoded_model, double))
-        save_adapter(name, wrap(name, case, decoded_model, double), home=HOME)
+            f"qlora-{source}", case, lambda: wrap(source, case, packed_model, double), LORA_RATE, gradients, adapter_state,
+            make_exact=lambda: wrap(source, case, decoded_model, double))
+        if not case.shares:
+            save_adapter(name, wrap(name, case, decoded_model, double), home=HOME)
         facts[name] = record(name, case, micro_batches, out, run, final, apart, home=HOME) | {
-            "matrices_in_4_bits": four_bit, "double_quantization": double}
+            "matrices_in_4_bits": four_bit, "scales": scales}
+        if scales == "compiled":
+            found, total = codes_apart(MODELS / case.model)
+            facts[name] |= {"codes_apart": found, "codes_of_scales": total}
         print(name, [round(x, 3) for x in run["losses"]], apart)
+    scales_by = "compiled"
     for model in ("llama-gqa",):
         packed_model(MODELS / model, True).save_pretrained(HOME / f"{model}-nf4")
         for extra in (HOME / f"{model}-nf4").glob("generation_config.json"):
