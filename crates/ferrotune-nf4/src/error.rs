@@ -28,6 +28,16 @@ pub enum Error {
         /// The entry: NaN, `inf` or `-inf`.
         value: f32,
     },
+    /// A scale is below zero. Scales are magnitudes, so the file was damaged or written by another rule.
+    #[error("{what} at index {index} is {value}; a scale is a magnitude, 0 or more")]
+    NegativeScale {
+        /// Which buffer.
+        what: &'static str,
+        /// Index of the first such scale.
+        index: usize,
+        /// The scale.
+        value: f32,
+    },
     /// A file's map is not the one that its format fixes.
     #[error("{what} holds {found} at index {index}, expected {expected}; the file is of another format")]
     Map {
@@ -159,6 +169,17 @@ pub(crate) fn expect_len(what: &'static str, found: usize, expected: usize) -> R
 pub(crate) fn expect_finite(what: &'static str, values: &[f32]) -> Result<(), Error> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
+        Some(index) => Err(Error::NotFinite { what, index, value: values[index] }),
+    }
+}
+
+/// `Ok` if all entries are finite and none is below zero, an error that names the first one that is not.
+pub(crate) fn expect_magnitudes(what: &'static str, values: &[f32]) -> Result<(), Error> {
+    match values.iter().position(|value| !(0.0..f32::INFINITY).contains(value)) {
+        None => Ok(()),
+        Some(index) if values[index].is_finite() => {
+            Err(Error::NegativeScale { what, index, value: values[index] })
+        }
         Some(index) => Err(Error::NotFinite { what, index, value: values[index] }),
     }
 }

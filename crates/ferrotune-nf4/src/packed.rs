@@ -30,7 +30,7 @@ impl<'a> Packed<'a> {
     /// # Errors
     ///
     /// [`Error::Length`] if `bytes` or a part of the scales does not fit `len`; [`Error::NotFinite`] if a scale is NaN or
-    /// infinite.
+    /// infinite, [`Error::NegativeScale`] if one is below zero.
     pub fn new(
         codebook: Codebook,
         block_size: BlockSize,

@@ -1,7 +1,7 @@
 use crate::{
     BlockSize, DYNAMIC_MAP, Error, NESTED_BLOCK_SIZE,
     dynamic::{mean, quantize_dynamic},
-    error::{expect_finite, expect_len},
+    error::{expect_finite, expect_len, expect_magnitudes},
 };
 
 /// The scales of a packed tensor, borrowed: one for each block, in f32 or quantized once more.
@@ -21,18 +21,19 @@ pub enum Scales<'a> {
 }
 
 impl Scales<'_> {
-    /// Checks lengths for a tensor of `len` weights and that every number is finite.
+    /// Checks lengths for a tensor of `len` weights and that every number is finite, and every stored scale a magnitude. Decoded ones
+    /// may lie a little below zero where the second level rounds.
     pub(crate) fn check(&self, block_size: BlockSize, len: usize) -> Result<(), Error> {
         let blocks = block_size.blocks(len);
         match *self {
             Self::Plain(absmax) => {
                 expect_len("absmax", absmax.len(), blocks)?;
-                expect_finite("absmax", absmax)
+                expect_magnitudes("absmax", absmax)
             }
             Self::Nested { codes, absmax, offset } => {
                 expect_len("nested codes", codes.len(), blocks)?;
                 expect_len("nested_absmax", absmax.len(), blocks.div_ceil(NESTED_BLOCK_SIZE))?;
-                expect_finite("nested_absmax", absmax)?;
+                expect_magnitudes("nested_absmax", absmax)?;
                 expect_finite("nested_offset", &[offset])
             }
         }

@@ -152,17 +152,20 @@ impl Decoded {
         let scales = if nested { Dtype::U8 } else { Dtype::F32 };
         let mut expected = vec![("absmax", scales, blocks), ("quant_map", Dtype::F32, 16)];
         if nested {
-            if packed.state.nested_blocksize != Some(NESTED_BLOCK_SIZE)
-                || packed.state.nested_offset.is_none()
-            {
-                let (found, offset) = (packed.state.nested_blocksize, packed.state.nested_offset);
-                return Err(self.wrong(
-                    name,
-                    format!(
-                        "says that its scales are in blocks of {found:?} with the offset {offset:?}, expected blocks of \
-                         {NESTED_BLOCK_SIZE} and a number"
-                    ),
-                ));
+            let problem = match (packed.state.nested_blocksize, packed.state.nested_offset) {
+                (Some(NESTED_BLOCK_SIZE), Some(_)) => None,
+                (Some(NESTED_BLOCK_SIZE), None) => {
+                    Some("has scales in 8 bits and a state without their `nested_offset`".to_owned())
+                }
+                (None, _) => {
+                    Some("has scales in 8 bits and a state without their `nested_blocksize`".to_owned())
+                }
+                (Some(found), _) => Some(format!(
+                    "says that its scales are in blocks of {found} (`nested_blocksize`), expected {NESTED_BLOCK_SIZE}"
+                )),
+            };
+            if let Some(problem) = problem {
+                return Err(self.wrong(name, problem));
             }
             expected.push(("nested_absmax", Dtype::F32, blocks.div_ceil(NESTED_BLOCK_SIZE)));
             expected.push(("nested_quant_map", Dtype::F32, 256));

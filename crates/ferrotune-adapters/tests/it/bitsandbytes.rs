@@ -140,6 +140,11 @@ fn a_tensor_whose_parts_are_not_the_formats_is_refused_by_name() {
             vec!["nested_absmax at index 0 is NaN"],
         ),
         (
+            "a second-level scale below zero",
+            nf4().with(".nested_absmax", set(0, -0.25)),
+            vec!["nested_absmax at index 0 is -0.25", "a magnitude"],
+        ),
+        (
             "an infinite scale",
             Parts::of("llama-nf4")
                 .with_state(|state| drop(state.insert("nested_offset".into(), json!(1e300)))),
@@ -195,7 +200,7 @@ fn a_tensor_whose_parts_are_not_the_formats_is_refused_by_name() {
         (
             "nested blocks of another size",
             nf4().with_state(|state| drop(state.insert("nested_blocksize".into(), json!(128)))),
-            vec!["in blocks of Some(128)", "expected blocks of 256"],
+            vec!["in blocks of 128", "expected 256"],
         ),
         (
             "nested scales without their offset",
@@ -205,15 +210,29 @@ fn a_tensor_whose_parts_are_not_the_formats_is_refused_by_name() {
             }),
             vec!["has a `nested_absmax` and a state without `nested_offset`"],
         ),
+        (
+            "nested scales with half of their state",
+            nf4().with_state(|state| drop(state.remove("nested_offset"))),
+            vec!["scales in 8 bits", "without their `nested_offset`"],
+        ),
+        (
+            "nested scales with the other half of their state",
+            nf4().with_state(|state| drop(state.remove("nested_blocksize"))),
+            vec!["scales in 8 bits", "without their `nested_blocksize`"],
+        ),
     ];
     for (what, parts, expected) in cases {
         check(what, &parts.refused(), &[&[Q_PROJ][..], &expected].concat());
     }
     let mut scales = Parts::of("llama-fp4-sharded");
     let name = format!("{Q_PROJ}.absmax");
-    let _ = scales.0[&name].get(4).fill_(f64::NAN);
     scales.0.retain(|other, _| !other.contains("down_proj"));
-    check("a plain scale that is NaN", &scales.refused(), &[Q_PROJ, "absmax at index 4 is NaN"]);
+    for (index, value, expected) in
+        [(4, f64::NAN, "absmax at index 4 is NaN"), (3, -0.5, "absmax at index 3 is -0.5")]
+    {
+        let _ = scales.0[&name].get(index).fill_(value);
+        check("a plain scale that is none", &scales.refused(), &[Q_PROJ, expected]);
+    }
 }
 
 #[test]

@@ -87,6 +87,19 @@ fn scales_that_are_not_finite_are_refused() {
 }
 
 #[test]
+fn scales_below_zero_are_refused_and_decoded_ones_may_be() {
+    let (size, codes) = (BlockSize::default(), [0; 64]);
+    let error = Packed::new(Codebook::Nf4, size, 128, &codes, Scales::Plain(&[1.0, -1e-3])).unwrap_err();
+    assert_eq!(error, Error::NegativeScale { what: "absmax", index: 1, value: -1e-3 });
+    let scales = |absmax| Scales::Nested { codes: &[0, 0], absmax, offset: 0.5 };
+    let error = Packed::new(Codebook::Nf4, size, 128, &codes, scales(&[-1.0])).unwrap_err();
+    assert_eq!(error, Error::NegativeScale { what: "nested_absmax", index: 0, value: -1.0 });
+    // 0.5 - 0.993 is what rounding leaves of a scale near 0.
+    assert!(Packed::new(Codebook::Nf4, size, 128, &codes, scales(&[1.0])).is_ok());
+    assert!(Packed::new(Codebook::Nf4, size, 128, &codes, Scales::Plain(&[-0.0, 0.0])).is_ok());
+}
+
+#[test]
 fn maps_of_other_formats_are_refused() {
     let error = Codebook::Nf4.check_map(Codebook::Fp4.table()).unwrap_err();
     assert_eq!(error, Error::Map { what: "quant_map", index: 0, expected: -1.0, found: 0.0 });
