@@ -67,7 +67,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     let instructions = Instructions::read(flags.data()?)?;
     let encoding = encode(&instructions, &tokenizer, &base)?;
     let data = prose::file_counts(&instructions, &encoding);
-    let parts = Parts::new(&encoding, &instructions.deal(&[&encoding])?);
+    let split = instructions.deal(&[&encoding])?;
+    let parts = Parts::new(&encoding, &split);
     if parts.train.is_empty() {
         let (limit, counts) = (encoding.report.limits.max_seq_length, encoding.report.total);
         return Err(format!(
@@ -79,6 +80,10 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     }
     data.iter().for_each(|counts| cli::say(&counts.to_string()));
     cli::say(&format!("{} records train, {} validate", parts.train.len(), parts.validation.len()));
+    if !split.repeated.is_empty() {
+        let aside = split.repeated.len();
+        cli::say(&format!("{aside} records do not validate because they ask what another one asks"));
+    }
 
     let memory_plan = MemoryPlan::new(
         &base,

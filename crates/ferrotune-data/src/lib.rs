@@ -28,6 +28,7 @@ mod error;
 mod prepare;
 mod read;
 mod record;
+mod repeats;
 mod shuffle;
 mod special;
 mod split;

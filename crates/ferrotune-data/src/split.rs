@@ -40,6 +40,9 @@ pub struct Split {
     pub validation: Vec<usize>,
     /// Test part.
     pub test: Vec<usize>,
+    /// Records left out by [`set_repeats_aside`](Self::set_repeats_aside).
+    #[serde(default)]
+    pub repeated: Vec<usize>,
     /// Records of no part.
     pub unused: Vec<usize>,
 }
@@ -52,6 +55,7 @@ impl Split {
             train: self.train.len(),
             validation: self.validation.len(),
             test: self.test.len(),
+            repeated: self.repeated.len(),
             unused: self.unused.len(),
         }
     }
@@ -66,6 +70,9 @@ pub struct SplitCounts {
     pub validation: usize,
     /// Test part.
     pub test: usize,
+    /// Records of the validation and test parts that were left out because they ask what another one asks.
+    #[serde(default)]
+    pub repeated: usize,
     /// Records of no part.
     pub unused: usize,
 }
@@ -86,7 +93,13 @@ pub fn split(records: usize, sizes: SplitSizes, seed: u64) -> Result<Split, Erro
     let [train, validation, test] = counts(records, sizes)?;
     let mut order = shuffle::permutation(records, "split", &[seed]).into_iter();
     let mut part = |count| order.by_ref().take(count).collect();
-    Ok(Split { train: part(train), validation: part(validation), test: part(test), unused: part(records) })
+    Ok(Split {
+        train: part(train),
+        validation: part(validation),
+        test: part(test),
+        repeated: Vec::new(),
+        unused: part(records),
+    })
 }
 
 fn counts(records: usize, sizes: SplitSizes) -> Result<[usize; 3], Error> {

@@ -35,6 +35,9 @@ pub struct DataConfig {
     pub max_seq_length: usize,
     /// Records are used only if each request has fewer tokens than this.
     pub max_request_tokens: usize,
+    /// Whether records are validated and measured on although they ask what one that trains (or an earlier one of these)
+    /// asks; otherwise they are set aside, counted.
+    pub keep_repeats: bool,
     /// At most this many of the training records, taken in the order of the split.
     pub max_train_records: Option<usize>,
     /// Folder of the tokenization cache; none where absent.
@@ -53,6 +56,7 @@ impl Default for DataConfig {
             strict: false,
             split: SplitSizes::Fractions { train: 0.8, validation: 0.1, test: 0.1 },
             split_seed: 42,
+            keep_repeats: false,
             max_seq_length,
             max_request_tokens,
             max_train_records: None,
@@ -151,7 +155,9 @@ impl Instructions {
     }
 
     /// Deals the records that every encoding kept, so that models which are compared see the same ones. Positions are
-    /// of [`records`](Self::records). Held-out conversations of several turns that an encoding cut are left unused.
+    /// of [`records`](Self::records). Records that [repeat](Split::set_repeats_aside) what trains are set aside unless
+    /// [`keep_repeats`](DataConfig::keep_repeats) says otherwise; held-out conversations of several turns that an encoding
+    /// cut are left unused.
     ///
     /// # Errors
     /// More records asked for than there are.
@@ -178,10 +184,15 @@ impl Instructions {
                     train: place(dealt.train),
                     validation: place(dealt.validation),
                     test: place(dealt.test),
+                    repeated: place(dealt.repeated),
                     unused: place(dealt.unused),
                 }
             }
         };
+        // Before the training part is cut, so that models trained on more or fewer records are measured on the same ones.
+        if !self.config.keep_repeats {
+            dealt.set_repeats_aside(&self.records);
+        }
         // The last request of a conversation that was cut need not fit; what cannot be asked whole is not asked.
         let whole = |record: &usize| {
             let kept_whole =
@@ -260,7 +271,7 @@ mod tests {
     #[test]
     fn a_held_out_conversation_that_was_cut_is_not_asked() {
         let turn = || Turn { request: "q".into(), response: "a".into() };
-        let mut records: Vec<Record> = (0..4).map(|row| Record::new("q", "a", row)).collect();
+        let mut records: Vec<Record> = (0..4).map(|row| Record::new(format!("q{row}"), "a", row)).collect();
         records[1].turns.push(turn());
         records[2].turns.push(turn());
         let sample = |truncated| Sample { ids: vec![1, 2], supervised: vec![false, true], truncated };
@@ -273,6 +284,29 @@ mod tests {
         let instructions = Instructions { config, records, reports: Vec::new(), divided: Some((0, 0)) };
         let split = instructions.deal(&[&encoding]).unwrap();
         assert_eq!((split.test, split.unused), (vec![0, 2, 3], vec![1]));
+    }
+
+    #[test]
+    fn a_request_that_trains_is_measured_only_where_the_user_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (train, test) = (folder.path().join("train.json"), folder.path().join("test.json"));
+        std::fs::write(&train, r#"[{"instruction": "Say it.", "output": "It."}]"#).unwrap();
+        let held_out =
+            r#"[{"instruction": "say  it.", "output": "It!"}, {"instruction": "Sing it.", "output": "La."}]"#;
+        std::fs::write(&test, held_out).unwrap();
+        let sample = Sample { ids: vec![1, 2], supervised: vec![false, true], truncated: false };
+        let encoding = Prepared {
+            samples: vec![sample; 3],
+            records: vec![0, 1, 2],
+            report: ferrotune_data::PrepareReport::default(),
+        };
+        for (keep_repeats, test_part, repeated) in [(false, vec![2], vec![1]), (true, vec![1, 2], vec![])] {
+            let (train, test) = (vec![train.clone()], vec![test.clone()]);
+            let config =
+                DataConfig { train, test, keep_repeats, max_train_records: Some(0), ..DataConfig::default() };
+            let split = Instructions::read(config).unwrap().deal(&[&encoding]).unwrap();
+            assert_eq!((split.test, split.repeated), (test_part, repeated), "{keep_repeats}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use ferrotune_core::{Tokenize as _, digest};
 use ferrotune_data::{
-    Encoded, Format, Limits, Record, Strictness, Tokenizer, encode, encode_prompt, prepare, read_file,
+    Encoded, Format, Limits, Record, Split, Strictness, Tokenizer, encode, encode_prompt, prepare, read_file,
 };
 use serde::Deserialize;
 
@@ -132,4 +132,19 @@ fn the_trained_checkpoints_tokenizer_serves_a_whole_run() {
     assert_eq!(counts.kept + counts.request_too_long + counts.nothing_supervised, 999);
     assert!(counts.truncated > 0 && prepared.lengths().iter().all(|&length| length <= 512));
     eprintln!("tinystories-656k on alpaca-999 at 512: {counts:?}");
+}
+
+/// 2,318 records of instruct-v3's schema that were made of 999 of Alpaca and 1,319 of GSM8K: every Alpaca record of the one
+/// file stands in the other.
+#[test]
+fn a_merged_collection_is_not_measured_on_what_it_was_merged_from() {
+    let Some(data) = shared("a_merged_collection_is_not_measured_on_what_it_was_merged_from") else { return };
+    let (alpaca, merged) = (data.join("alpaca-999.json"), data.join("instruct-v3-schema.parquet"));
+    let (mut records, _) = read_file(&alpaca, Format::Auto, Strictness::Strict).unwrap();
+    let trained = records.len();
+    records.extend(read_file(&merged, Format::Auto, Strictness::Strict).unwrap().0);
+    let mut split =
+        Split { train: (0..trained).collect(), test: (trained..records.len()).collect(), ..Split::default() };
+    assert_eq!((trained, split.set_repeats_aside(&records)), (999, 999));
+    assert_eq!(split.test.len(), 1319);
 }

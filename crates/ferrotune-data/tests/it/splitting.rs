@@ -1,6 +1,6 @@
 //! The split against a second implementation of its generator, and as a partition.
 
-use ferrotune_data::{Error, Split, SplitCounts, SplitSizes, split};
+use ferrotune_data::{Error, Record, Split, SplitCounts, SplitSizes, Turn, split};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -19,7 +19,7 @@ struct Order {
 }
 
 fn together(split: &Split) -> Vec<usize> {
-    [&split.train[..], &split.validation, &split.test, &split.unused].concat()
+    [&split.train[..], &split.validation, &split.test, &split.repeated, &split.unused].concat()
 }
 
 #[test]
@@ -48,7 +48,8 @@ fn fractions_that_sum_to_one_leave_nothing_over() {
 fn the_studys_counts_leave_the_rest_unused() {
     let sizes = SplitSizes::Counts { train: 83_000, validation: 10_000, test: 3_000 };
     let parts = split(108_169, sizes, 42).unwrap();
-    let expected = SplitCounts { train: 83_000, validation: 10_000, test: 3_000, unused: 12_169 };
+    let expected =
+        SplitCounts { train: 83_000, validation: 10_000, test: 3_000, repeated: 0, unused: 12_169 };
     assert_eq!(parts.counts(), expected);
 }
 
@@ -77,4 +78,63 @@ proptest! {
         prop_assert_eq!(all, (0..records).collect::<Vec<_>>());
         prop_assert_eq!(split(records, sizes, seed).unwrap(), parts);
     }
+}
+
+#[test]
+fn what_was_trained_on_is_not_measured() {
+    let mut records: Vec<Record> = [
+        "Name a prime.",         // 0, trains
+        "Name a prime.",         // 1, trains: the training part stays as it is
+        " name  a\nPRIME. ",     // 2, validates: the same but for case and white space
+        "Name a square.",        // 3, validates
+        "Name a square.",        // 4, held out: asked while validating
+        "Name a cube.",          // 5, held out
+        "Name a cube.",          // 6, held out: would count double
+        "Name a prime. Thanks.", // 7, held out
+        "Name a prime.",         // 8, held out: under another system message
+        "Name a prime.",         // 9, held out: goes on with a second request
+        "Name a prime.",         // 10, in no part
+    ]
+    .iter()
+    .zip(0..)
+    .map(|(request, row)| Record::new(*request, format!("answer {row}"), row))
+    .collect();
+    records[8].system = Some("Answer in French.".to_owned());
+    records[9].turns.push(Turn { request: "Another.".to_owned(), response: "5".to_owned() });
+    let mut split = Split {
+        train: vec![1, 0],
+        validation: vec![2, 3],
+        test: vec![7, 6, 5, 4, 8, 9],
+        unused: vec![10],
+        ..Split::default()
+    };
+    assert_eq!(split.set_repeats_aside(&records), 3);
+    let expected = Split {
+        train: vec![1, 0],
+        validation: vec![3],
+        test: vec![7, 6, 8, 9],
+        repeated: vec![2, 5, 4],
+        unused: vec![10],
+    };
+    assert_eq!(split, expected);
+    assert_eq!(split.set_repeats_aside(&records), 0);
+    assert_eq!(split, expected);
+}
+
+#[test]
+fn requests_are_not_confused_by_where_their_parts_end() {
+    let turns = |requests: &[&str]| {
+        let mut record = Record::new(requests[0], "a", 0);
+        for request in &requests[1..] {
+            record.turns.push(Turn { request: (*request).to_owned(), response: "a".to_owned() });
+        }
+        record
+    };
+    let mut system = turns(&["b"]);
+    system.system = Some("a".to_owned());
+    let records = [turns(&["a", "b"]), turns(&["a b"]), turns(&["a\nb"]), system, turns(&["a", "b", ""])];
+    let mut split = Split { train: vec![0], test: vec![1, 2, 3, 4], ..Split::default() };
+    split.set_repeats_aside(&records);
+    // A line feed within a request is white space like any other.
+    assert_eq!((split.test, split.repeated), (vec![1, 3, 4], vec![2]));
 }

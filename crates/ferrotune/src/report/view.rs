@@ -293,7 +293,7 @@ fn beginning(text: &str) -> String {
 fn measured_records(results: &StudyResults) -> Option<usize> {
     let measured =
         results.models.iter().flat_map(|model| &model.base).map(|record| record.run.dataset.n_rows).max();
-    measured.filter(|&measured| (measured as u64) < results.data.split.test)
+    measured.filter(|&measured| measured < results.data.split.test)
 }
 
 fn file_rows<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<FileRow<'a>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrotune_data::SplitCounts;
 use ferrotune_eval::{Record, statistics::Comparison};
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +79,7 @@ pub struct Environment {
 pub struct DataResults {
     /// The files.
     pub files: Vec<DataFile>,
-    /// Records in each part of the split, and those in none.
+    /// Records in each part of the split, those that repeat what trains, and those in no part.
     pub split: SplitCounts,
     /// The seed of the split.
     pub split_seed: u64,
@@ -99,19 +100,6 @@ pub struct DataFile {
     pub kept: u64,
     /// Records that could not, by reason.
     pub dropped: BTreeMap<String, u64>,
-}
-
-/// Records by use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SplitCounts {
-    /// For training.
-    pub train: u64,
-    /// For validation loss.
-    pub validation: u64,
-    /// For the metrics.
-    pub test: u64,
-    /// For nothing.
-    pub unused: u64,
 }
 
 /// One model family, before and after.

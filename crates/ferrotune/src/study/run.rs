@@ -19,8 +19,8 @@ use tch::{Device, Kind};
 
 use super::{
     Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelConfig, ModelResults,
-    Overfitting, RunResults, SplitCounts, Study, StudyResults, comparisons, comparisons::Evaluated,
-    config::slug, environment,
+    Overfitting, RunResults, Study, StudyResults, comparisons, comparisons::Evaluated, config::slug,
+    environment,
 };
 use crate::{
     Adapted, Architecture, AutoCausalLm, Error, Instructions, LoadOptions, Measure, Measured, Parts, Result,
@@ -97,12 +97,20 @@ impl Study {
         let encodings: Vec<&Encoding> = contestants.iter().map(|contestant| &contestant.encoding).collect();
         let split = instructions.deal(&encodings)?;
         interaction.say(&format!(
-            "{} records train, {} validate, {} are held out, {} unused",
+            "{} records train, {} validate, {} are held out, {} are set aside as repeats, {} unused",
             split.train.len(),
             split.validation.len(),
             split.test.len(),
+            split.repeated.len(),
             split.unused.len()
         ));
+        for (part, what) in [(&split.train, "records that train"), (&split.test, "held-out records")] {
+            if part.is_empty() {
+                let (setting, found) = ("data.split", format!("one that leaves no {what}"));
+                let expected = format!("at least one of the {what}");
+                return Err(Error::Setting { setting, found, expected });
+            }
+        }
         Ok(Prepared { study: self, start, measure, instructions, contestants, split, device, kind })
     }
 
@@ -525,12 +533,7 @@ fn data_results(instructions: &Instructions, split: &Split) -> DataResults {
     };
     DataResults {
         files: instructions.reports.iter().map(file).collect(),
-        split: SplitCounts {
-            train: split.train.len() as u64,
-            validation: split.validation.len() as u64,
-            test: split.test.len() as u64,
-            unused: split.unused.len() as u64,
-        },
+        split: split.counts(),
         split_seed: instructions.config().split_seed,
         template: template::TEMPLATE.to_owned(),
     }

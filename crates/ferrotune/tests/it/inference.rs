@@ -209,8 +209,9 @@ fn an_answer_ends_at_each_of_the_ids_that_end_one() {
     for (eos, other_ends) in [(unused, vec![late[0]]), (late[0], vec![unused, late[1]]), (late[1], vec![])] {
         let end = other_ends.iter().chain([&eos]).filter(|id| tokens.contains(id)).map(|&id| first(id)).min();
         let tokenizer = Numbers(SpecialTokens { eos: Some(eos), other_ends, ..SpecialTokens::default() });
-        let found =
-            ScoredModel::new(lm.as_ref(), &tokenizer).generate_ids(&[prompt.clone()], &limits).unwrap();
+        let found = ScoredModel::new(lm.as_ref(), &tokenizer)
+            .generate_ids(std::slice::from_ref(&prompt), &limits)
+            .unwrap();
         assert_eq!((Some(found[0].tokens), found[0].stop), (end, StopReason::EndOfSequence));
         assert_eq!(found[0].text, tokenizer.decode(&tokens[..found[0].tokens]).unwrap());
     }

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrotune::{
+    data::SplitCounts,
     eval::Record,
     report::{self, ReportError},
     study::{
         Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting,
-        RunResults, SplitCounts, StudyComparison, StudyResults,
+        RunResults, StudyComparison, StudyResults,
     },
 };
 use serde_json::{Value, json};
@@ -203,7 +204,7 @@ fn sample() -> StudyResults {
                     dropped: BTreeMap::new(),
                 },
             ],
-            split: SplitCounts { train: 689, validation: 100, test: 213, unused: 0 },
+            split: SplitCounts { train: 689, validation: 100, test: 213, repeated: 7, unused: 0 },
             split_seed: 41,
             template: "study".to_owned(),
         },
