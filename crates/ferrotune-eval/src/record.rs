@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     Evidence, Measurement, Result, Tally,
     judge::JudgeUsage,
-    statistics::{Bootstrap, mean_stderr, wilson_interval},
+    statistics::{Bootstrap, clustered_stderr, clustered_wilson_interval, mean_stderr, wilson_interval},
 };
 
 /// The version of this crate, which every record carries: metrics change only with it.
@@ -166,11 +166,23 @@ impl Record {
         Ok(record)
     }
 
-    /// Wilson's interval for a share of successes, which a bootstrap would give no width where all succeed or none does;
+    /// Wilson's interval for a share of successes, with clusters counted as what they are, which a bootstrap would give no width where all succeed or none does;
     /// the bootstrap's for everything else.
     fn add_interval(&mut self, tally: &Tally, bootstrap: &Bootstrap) -> Result<()> {
-        if tally.len() < 2 {
-            self.ci_method = "none: a single sample has no interval".to_owned();
+        let units = tally.units();
+        if units.len() < 2 {
+            let unit = if tally.is_clustered() { "cluster of samples" } else { "sample" };
+            self.ci_method = format!("none: a single {unit} has no interval");
+        } else if tally.is_clustered() && tally.successes().is_some() {
+            let clusters: Vec<(f64, f64)> =
+                units.rows().rows().into_iter().map(|row| (row[0], row[1])).collect();
+            let (low, high) = clustered_wilson_interval(&clusters, NORMAL_QUANTILE)?;
+            self.stderr = clustered_stderr(&clusters);
+            self.ci95 = Some([low, high]);
+            self.ci_method = format!(
+                "wilson score interval for the effective number of samples, which come in {} clusters; stderr over clusters",
+                clusters.len()
+            );
         } else if let Some((successes, samples)) = tally.successes() {
             let (low, high) = wilson_interval(successes, samples, NORMAL_QUANTILE)?;
             self.stderr = mean_stderr(&tally.rows().column(0).to_vec());

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use ndarray::{Array2, Axis};
 
@@ -22,6 +22,8 @@ pub struct Tally {
     finish: Arc<Finish>,
     /// Whether the rows are `(1 or 0, 1)` and the value is the share of ones.
     is_proportion: bool,
+    /// For each row its cluster, counted from 0 in order of first appearance; absent where each row is its own.
+    clusters: Option<Vec<usize>>,
 }
 
 impl Tally {
@@ -29,7 +31,7 @@ impl Tally {
     ///
     /// *Shapes*: `rows` is `[samples, statistics]`.
     pub fn new(rows: Array2<f64>, finish: impl Fn(&[f64]) -> f64 + Send + Sync + 'static) -> Self {
-        Self { rows, finish: Arc::new(finish), is_proportion: false }
+        Self { rows, finish: Arc::new(finish), is_proportion: false, clusters: None }
     }
 
     /// The arithmetic mean of scores, summed in order.
@@ -44,6 +46,47 @@ impl Tally {
     pub fn share_of(successes: &[bool]) -> Self {
         let scores: Vec<f64> = successes.iter().map(|&success| f64::from(u8::from(success))).collect();
         Self { is_proportion: true, ..Self::mean_of(&scores) }
+    }
+
+    /// The same value of samples that are not independent: those with one label answer the same question, in another
+    /// order of choices or another language. Intervals and tests then take each cluster as a whole.
+    ///
+    /// `labels` has one entry for each row; further ones are not looked at, and rows without one are clusters of their own.
+    #[must_use]
+    pub fn clustered(self, labels: &[usize]) -> Self {
+        let mut known: HashMap<usize, usize> = HashMap::new();
+        let mut clusters = Vec::with_capacity(self.len());
+        let mut count = 0;
+        for row in 0..self.len() {
+            let fresh = count;
+            let cluster = match labels.get(row) {
+                Some(&label) => *known.entry(label).or_insert(fresh),
+                None => fresh,
+            };
+            count += usize::from(cluster == fresh);
+            clusters.push(cluster);
+        }
+        let clusters = (count < self.len()).then_some(clusters);
+        Self { clusters, ..self }
+    }
+
+    /// Whether some samples are not independent of each other.
+    #[must_use]
+    pub fn is_clustered(&self) -> bool {
+        self.clusters.is_some()
+    }
+
+    /// What is independent of each other, and so what is resampled: the samples, or the sums of each cluster.
+    #[must_use]
+    pub fn units(&self) -> Self {
+        let Some(clusters) = &self.clusters else { return self.clone() };
+        let count = clusters.iter().max().map_or(0, |last| last + 1);
+        let mut rows = Array2::zeros((count, self.rows.ncols()));
+        for (row, &cluster) in self.rows.rows().into_iter().zip(clusters) {
+            let mut sum = rows.row_mut(cluster);
+            sum += &row;
+        }
+        Self { rows, is_proportion: false, clusters: None, finish: Arc::clone(&self.finish) }
     }
 
     /// Successes and samples, if the value is a share of successes.
@@ -79,7 +122,13 @@ impl Tally {
     /// The samples with these indices, in that order, as a tally of their own.
     #[must_use]
     pub fn select(&self, indices: &[usize]) -> Self {
-        Self { rows: self.rows.select(Axis(0), indices), ..self.clone() }
+        let labels = self.clusters.as_ref();
+        let labels = labels.map(|all| indices.iter().map(|&row| all[row]).collect::<Vec<_>>());
+        let selected = Self { rows: self.rows.select(Axis(0), indices), clusters: None, ..self.clone() };
+        match labels {
+            Some(labels) => selected.clustered(&labels),
+            None => selected,
+        }
     }
 
     /// The statistics, `[samples, statistics]`.

@@ -8,7 +8,7 @@ use crate::{Error, Result, Tally};
 /// The percentile bootstrap: samples are drawn with replacement, as many as there are, and the metric is computed from
 /// each draw.
 ///
-/// What is resampled are the rows of a [`Tally`], that is questions, not tokens or repeats of a question.
+/// What is resampled are the [`units`](Tally::units) of a [`Tally`], that is questions, not tokens or repeats of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
@@ -55,6 +55,8 @@ impl Bootstrap {
     /// ```
     pub fn interval(&self, tally: &Tally) -> Result<Option<Interval>> {
         self.check()?;
+        let method = self.describe(tally);
+        let tally = tally.units();
         if tally.len() < 2 {
             return Ok(None);
         }
@@ -69,7 +71,7 @@ impl Bootstrap {
             low: percentile(&values, tail),
             high: percentile(&values, 1.0 - tail),
             stderr,
-            method: self.describe(),
+            method,
         }))
     }
 
@@ -105,8 +107,10 @@ impl Bootstrap {
         Ok(())
     }
 
-    pub(crate) fn describe(&self) -> String {
-        format!("percentile bootstrap over samples, {} resamples, chacha8 seed {}", self.resamples, self.seed)
+    pub(crate) fn describe(&self, tally: &Tally) -> String {
+        let Self { resamples, seed, .. } = self;
+        let units = if tally.is_clustered() { "clusters of samples" } else { "samples" };
+        format!("percentile bootstrap over {units}, {resamples} resamples, chacha8 seed {seed}")
     }
 }
 

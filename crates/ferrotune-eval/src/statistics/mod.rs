@@ -8,5 +8,7 @@ mod error_of_mean;
 mod paired;
 
 pub use bootstrap::{Bootstrap, Interval, percentile};
-pub use error_of_mean::{group_mean, mean_stderr, pooled_stderr, wilson_interval};
+pub use error_of_mean::{
+    clustered_stderr, clustered_wilson_interval, group_mean, mean_stderr, pooled_stderr, wilson_interval,
+};
 pub use paired::{Comparison, compare, holm};

@@ -41,7 +41,8 @@ pub struct Comparison {
 /// Compares two measurements of one metric on the samples that both scored, matched by id.
 ///
 /// The interval resamples samples, with the bootstrap's settings; the p-value comes from as many random exchanges, or
-/// from all of them for up to 12 samples.
+/// from all of them for up to 12 samples. Samples that [answer the same question](Tally::clustered) are drawn and exchanged
+/// together.
 ///
 /// # Errors
 /// [`Error::Setting`] for measurements of different metrics or variants, for no common sample, for values that are
@@ -72,6 +73,8 @@ pub fn compare(first: &Measurement, second: &Measurement, bootstrap: &Bootstrap)
         });
     }
     let (a, b) = common(first, second)?;
+    let (n, paired) = (a.len(), bootstrap.describe(&a));
+    let (a, b) = (a.units(), b.units());
     let difference = b.value() - a.value();
     if !difference.is_finite() {
         return Err(Error::Setting {
@@ -93,9 +96,9 @@ pub fn compare(first: &Measurement, second: &Measurement, bootstrap: &Bootstrap)
         difference,
         ci95: difference_interval(&a, &b, &bootstrap),
         p_value,
-        n: a.len(),
-        n_left_out: total - a.len(),
-        method: format!("paired {}; permutation test, {exchanges}", bootstrap.describe()),
+        n,
+        n_left_out: total - n,
+        method: format!("paired {paired}; permutation test, {exchanges}"),
     })
 }
 

@@ -1,9 +1,12 @@
 use ferrotune_eval::{
-    Error, Tally,
-    statistics::{Bootstrap, group_mean, mean_stderr, percentile, pooled_stderr, wilson_interval},
+    Error, Evidence, Measurement, SampleScore, Tally,
+    statistics::{
+        Bootstrap, clustered_stderr, clustered_wilson_interval, compare, group_mean, mean_stderr, percentile,
+        pooled_stderr, wilson_interval,
+    },
 };
 
-use crate::assert_close;
+use crate::{assert_close, golden, numbers};
 
 const ANSWERS: [f64; 10] = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0];
 
@@ -85,3 +88,70 @@ const WILSON: [(u64, u64, f64, f64); 6] = [
     (37, 164, 0.16834378503490682, 0.2954358994818522),
     (999, 1000, 0.9943574414020421, 0.9998234536293739),
 ];
+
+const Z: f64 = 1.959_963_984_540_054;
+
+#[test]
+fn clusters_are_counted_as_statsmodels_counts_them() {
+    let golden = golden!("clusters");
+    for case in golden.as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let clusters: Vec<Vec<f64>> = case["clusters"].as_array().unwrap().iter().map(numbers).collect();
+        let sums: Vec<(f64, f64)> =
+            clusters.iter().map(|cluster| (cluster.iter().sum(), cluster.len() as f64)).collect();
+        assert_close(clustered_stderr(&sums).unwrap(), case["stderr"].as_f64().unwrap(), name);
+        if let Some(expected) = case.get("wilson").map(numbers) {
+            let (low, high) = clustered_wilson_interval(&sums, Z).unwrap();
+            assert_close(low, expected[0], name);
+            assert_close(high, expected[1], name);
+        }
+    }
+    assert_eq!(clustered_stderr(&[(3.0, 4.0)]), None);
+    assert!(matches!(clustered_wilson_interval(&[], Z), Err(Error::Setting { .. })));
+}
+
+#[test]
+fn clusters_of_one_sample_change_nothing() {
+    let alone: Vec<(f64, f64)> = ANSWERS.iter().map(|&score| (score, 1.0)).collect();
+    assert_close(clustered_stderr(&alone).unwrap(), mean_stderr(&ANSWERS).unwrap(), "standard error");
+    let (found, expected) =
+        (clustered_wilson_interval(&alone, Z).unwrap(), wilson_interval(6, 10, Z).unwrap());
+    assert_close(found.0, expected.0, "lower end");
+    assert_close(found.1, expected.1, "upper end");
+    assert!(!Tally::mean_of(&ANSWERS).clustered(&[7, 3, 9, 1, 0, 2, 4, 5, 6, 8]).is_clustered());
+}
+
+/// Scores of questions that are asked `repeats` times with the same result each time.
+fn repeated(scores: &[f64], repeats: usize) -> Measurement {
+    let all: Vec<f64> = scores.iter().copied().cycle().take(scores.len() * repeats).collect();
+    let labels: Vec<usize> = (0..scores.len()).cycle().take(all.len()).collect();
+    let sample = |(place, &score): (usize, &f64)| SampleScore {
+        id: place.to_string(),
+        extracted: None,
+        score: Ok(score),
+    };
+    let samples = all.iter().enumerate().map(sample).collect();
+    let tally = Tally::mean_of(&all).clustered(&labels);
+    Measurement { evidence: Evidence::Measured(tally), ..Measurement::of_mean("mean", "as is", samples) }
+}
+
+#[test]
+fn repeats_of_a_question_make_nothing_surer() {
+    let bootstrap = Bootstrap::default();
+    let (once, often) = (repeated(&ANSWERS, 1), repeated(&ANSWERS, 4));
+    let interval =
+        |measurement: &Measurement| bootstrap.interval(measurement.tally().unwrap()).unwrap().unwrap();
+    let (first, second) = (interval(&once), interval(&often));
+    assert_close(second.stderr, first.stderr, "standard error");
+    assert_close(second.low, first.low, "lower end");
+    assert_close(second.high, first.high, "upper end");
+    assert!(second.method.contains("over clusters of samples"), "{}", second.method);
+
+    let others = [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0];
+    let once = compare(&once, &repeated(&others, 1), &bootstrap).unwrap();
+    let often = compare(&often, &repeated(&others, 4), &bootstrap).unwrap();
+    // Two questions differ, in one direction: of 4 exchanges 2 are as large.
+    assert_eq!((once.p_value, often.p_value), (0.5, 0.5));
+    assert_eq!((often.n, often.n_left_out), (40, 0));
+    assert_eq!(once.ci95, often.ci95);
+}
