@@ -176,6 +176,26 @@ pub enum Error {
         /// What is wrong with it.
         problem: Box<TaskDataProblem>,
     },
+    /// A setting was changed that a variant of a task has no use for.
+    #[error("`{setting}` changes nothing in `{task}:{variant}`: {reason}; leave it out")]
+    UnusedSetting {
+        /// The task.
+        task: &'static str,
+        /// Its variant.
+        variant: String,
+        /// The setting.
+        setting: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Per-sample lines are not replies to the questions of the task that is to score them.
+    #[error("sample `{id}` cannot be scored again by this task: {problem}")]
+    Rescore {
+        /// The sample.
+        id: String,
+        /// What does not fit, and what to do.
+        problem: String,
+    },
     /// The sentence encoder failed.
     #[error("the sentence encoder `{encoder}` failed: {source}")]
     Encoder {
@@ -472,6 +492,17 @@ pub enum LineProblem {
     ParaphraseOfItself {
         /// The phrase, in lower case.
         phrase: String,
+    },
+    /// A benchmark's reply is not one text.
+    #[error(
+        "sample `{id}` holds {field}, which metrics over texts do not see: it is a benchmark's; score it again by the \
+         benchmark's rules, with `--task`, in code with `rescore_task`"
+    )]
+    NotOneText {
+        /// The sample.
+        id: String,
+        /// What it holds instead of, or beside, a text.
+        field: &'static str,
     },
     /// Two lines of one sample disagree about its texts.
     #[error("sample `{id}` has another {field} than on line {first_line}")]

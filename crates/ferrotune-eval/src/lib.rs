@@ -70,6 +70,7 @@ pub use porter::porter_stem;
 pub use record::{Dataset, IMPLEMENTATION_VERSION, JudgeInfo, Model, Record, Run};
 pub use registry::Registry;
 pub use samples::{
-    Existing, Outcome, SampleLine, mean_of_lines, read_samples, rescorable_pairs, sample_lines, write_samples,
+    Asked, Existing, Outcome, SampleLine, mean_of_lines, read_samples, rescorable_pairs, sample_lines,
+    write_samples,
 };
 pub use tally::Tally;

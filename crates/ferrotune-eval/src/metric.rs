@@ -256,6 +256,15 @@ impl Measurement {
     /// [`Error::SampleFailed`] with the first failure. A metric that was not measured at all passes: its record says
     /// so.
     pub fn checked(self, on_failure: OnFailure) -> Result<Self> {
+        self.check(on_failure)?;
+        Ok(self)
+    }
+
+    /// The same without passing it on.
+    ///
+    /// # Errors
+    /// As [`checked`](Self::checked).
+    pub fn check(&self, on_failure: OnFailure) -> Result<()> {
         if on_failure == OnFailure::Error && matches!(self.evidence, Evidence::Measured(_)) {
             for sample in &self.samples {
                 if let Err(failure) = &sample.score {
@@ -267,7 +276,7 @@ impl Measurement {
                 }
             }
         }
-        Ok(self)
+        Ok(())
     }
 }
 

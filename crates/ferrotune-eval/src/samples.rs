@@ -8,9 +8,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
-    Error, Failure, LineProblem, Measurement, Pair, Result, SampleScore,
+    Error, Failure, LineProblem, Measurement, Pair, Result, Run, SampleScore,
     pairs::{check_references, for_each_line, parse_json},
 };
 
@@ -31,12 +32,15 @@ pub struct SampleLine {
     /// Further answers to the same question, where several were drawn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other_predictions: Vec<String>,
-    /// The log-likelihood of each choice, where choices were scored.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The log-likelihood of each choice, where choices were scored; in JSON, what is not finite is a string.
+    #[serde(default, with = "as_numbers", skip_serializing_if = "Vec::is_empty")]
     pub log_likelihoods: Vec<f64>,
     /// Digest of the prompt as the model read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_sha: Option<String>,
+    /// How it was asked, for the replies of benchmarks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// The answer cut out of the prediction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extracted: Option<String>,
@@ -52,6 +56,18 @@ pub struct SampleLine {
     /// How often a judge or a model was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+}
+
+/// How a benchmark's question was asked: what holds a reply to its question when it is scored again, and what the record
+/// then says it was made with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Digest of the question with its examples and choices, before a template made text of them.
+    pub question_sha: String,
+    /// Settings that shaped the reply, such as `n_shot` and `max_new_tokens`.
+    pub params: Map<String, Value>,
+    /// Model, tokenizer, data, template and seed.
+    pub run: Run,
 }
 
 /// Either a `score` or a `failure`.
@@ -131,6 +147,7 @@ pub(crate) fn line_of(metric: &str, sample: &SampleScore) -> SampleLine {
         other_predictions: Vec::new(),
         log_likelihoods: Vec::new(),
         prompt_sha: None,
+        asked: None,
         extracted: sample.extracted.clone(),
         outcome: Outcome::of(&sample.score),
         raw_judge: None,
@@ -199,7 +216,8 @@ fn numbered_samples(path: &Path) -> Result<Vec<(usize, SampleLine)>> {
 /// a model.
 ///
 /// # Errors
-/// As [`read_samples`]; [`Error::Line`] if two lines of one id have different texts, or a reference is empty.
+/// As [`read_samples`]; [`Error::Line`] if two lines of one id have different texts, if a reference is empty, or for a reply
+/// that is more than one text: log-likelihoods of choices, several answers.
 ///
 /// ```
 /// use ferrotune_eval::*;
@@ -219,6 +237,14 @@ pub fn rescorable_pairs(path: &Path) -> Result<Vec<Pair>> {
     let mut seen: HashMap<String, (usize, usize)> = HashMap::new();
     for (number, line) in numbered_samples(path)? {
         let wrong = |problem| Error::Line { path: path.to_owned(), line: number, problem };
+        for (holds, field) in [
+            (!line.log_likelihoods.is_empty(), "log_likelihoods"),
+            (!line.other_predictions.is_empty(), "other_predictions"),
+        ] {
+            if holds {
+                return Err(wrong(LineProblem::NotOneText { id: line.id, field }));
+            }
+        }
         check_references(&line.reference).map_err(wrong)?;
         let pair = Pair {
             id: line.id,
@@ -263,4 +289,25 @@ pub fn mean_of_lines(metric: &str, variant: &str, lines: &[SampleLine]) -> Measu
         })
         .collect();
     Measurement::of_mean(metric, variant, samples)
+}
+
+/// Numbers in JSON, which knows none that is not finite: `"inf"`, `"-inf"` and `"NaN"` stand for those.
+mod as_numbers {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        let value = |&x: &f64| if x.is_finite() { Value::from(x) } else { Value::from(x.to_string()) };
+        serializer.collect_seq(numbers.iter().map(value))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        let number = |value: Value| match &value {
+            Value::String(word) => word.parse().ok(),
+            other => other.as_f64(),
+        };
+        let numbers = Vec::<Value>::deserialize(deserializer)?.into_iter().map(number);
+        let numbers: Option<Vec<f64>> = numbers.collect();
+        numbers.ok_or_else(|| D::Error::custom("log_likelihoods holds something else than numbers"))
+    }
 }

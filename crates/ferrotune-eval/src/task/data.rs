@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrotune_core::digest;
-use serde_json::{Map, Value};
+use ferrotune_core::{GenerationLimits, digest};
 
 use super::{
     RowCount,
@@ -61,15 +60,10 @@ pub(super) fn dataset(path: &Path, tables: &[&Table], documents: usize) -> Datas
     Dataset { path_name: name.unwrap_or_default(), sha256, n_rows: documents }
 }
 
-/// A variant's name with what it is.
-pub(super) fn described(variants: &[(&str, &str)], variant: &str) -> String {
-    let what = variants.iter().find(|(name, _)| *name == variant).map_or("", |(_, what)| what);
-    format!("{variant} ({what})")
-}
-
-/// Settings for records.
-pub(super) fn params(entries: &[(&str, Value)]) -> Map<String, Value> {
-    entries.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+/// The most probable answer.
+pub(super) fn greedy(max_new_tokens: usize, stop: &[&str]) -> GenerationLimits {
+    let stop = stop.iter().map(|&text| text.to_owned()).collect();
+    GenerationLimits { max_new_tokens, stop, temperature: 0.0, top_p: 1.0, seed: 0 }
 }
 
 /// The first number directly after `words`, of signs, digits, points and commas; what follows it must satisfy `end`,

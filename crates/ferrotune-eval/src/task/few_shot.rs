@@ -1,6 +1,6 @@
 //! Which documents are shown as examples.
 
-use crate::benchmark::PythonRandom;
+use crate::{TaskDataProblem, benchmark::PythonRandom};
 
 /// The seed of lm-evaluation-harness' few-shot generator.
 const SEED: u64 = 1234;
@@ -35,4 +35,17 @@ impl Sampler {
         let others: Vec<usize> = drawn.into_iter().filter(|&place| Some(place) != own).take(shots).collect();
         (others.len() == shots).then_some(others)
     }
+}
+
+/// For each of `documents`, one after the other, the places of `shots` examples in a pool of `pool` by
+/// lm-evaluation-harness' default.
+pub(super) fn drawn(
+    documents: usize,
+    pool: usize,
+    shots: usize,
+    hint: &str,
+) -> Result<Vec<Vec<usize>>, TaskDataProblem> {
+    let mut sampler = Sampler::random();
+    let too_few = || TaskDataProblem::TooFewExamples { wanted: shots, found: pool, hint: hint.to_owned() };
+    (0..documents).map(|_| sampler.draw(pool, shots, None).ok_or_else(too_few)).collect()
 }

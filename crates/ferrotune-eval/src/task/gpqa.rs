@@ -9,6 +9,7 @@ use super::{
     data::{self, Part},
     multiple_choice,
     scoring::{Verdict, by_group, chosen, share},
+    settings::{Asking, GREEDY_TEXT, NO_PARTS, NO_TEXT},
     table::{Header, Row, Table, read_table},
 };
 use crate::{
@@ -70,6 +71,8 @@ struct Gpqa {
 #[derive(Debug)]
 struct Question {
     id: String,
+    /// The record, where it is asked about several times.
+    record: Option<String>,
     domain: Option<String>,
     question: String,
     choices: [String; 4],
@@ -124,6 +127,27 @@ fn form(variant: &str) -> Form {
 /// Opens the task; `variant` is one of [`VARIANTS`].
 pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
     let form = form(variant);
+    let (max_new_tokens, stop): (_, &[&str]) = match form.reply {
+        Reply::Choices => (0, &[]),
+        Reply::Thought => (256, &["</s>"]),
+        Reply::Answer => (256, &["</s>", "Question:", "<|im_end|>"]),
+        Reply::Letter => (2048, &[]),
+    };
+    let mut asking = Asking::new(NAME, VARIANTS, variant);
+    asking.refuse(settings, &GREEDY_TEXT)?;
+    asking
+        .refuse(settings, &[NO_PARTS, ("examples", "its examples are other questions of the same file")])?;
+    let shots = asking.setting("n_shot", if form.with_examples { SHOTS } else { 0 }, settings.shots);
+    let max_new_tokens = if form.reply == Reply::Choices {
+        asking.refuse(settings, &[NO_TEXT])?;
+        0
+    } else {
+        asking.setting("max_new_tokens", max_new_tokens, settings.max_new_tokens)
+    };
+    if form.order == Order::Permuted {
+        asking.note("n_repeats", REPEATS);
+    }
+    let limits = data::greedy(max_new_tokens, stop);
     let file = data::file(
         NAME,
         path,
@@ -131,7 +155,6 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
     )?;
     let table = read_table(NAME, &file, Header::FirstRow)?;
     let questions = questions(&table, form.order, settings)?;
-    let shots = settings.shots.unwrap_or(if form.with_examples { SHOTS } else { 0 });
     let mut sampler = Sampler::random();
     let examples = (0..questions.len())
         .map(|index| {
@@ -144,32 +167,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let (max_new_tokens, stop): (_, &[&str]) = match form.reply {
-        Reply::Choices => (0, &[]),
-        Reply::Thought => (256, &["</s>"]),
-        Reply::Answer => (256, &["</s>", "Question:", "<|im_end|>"]),
-        Reply::Letter => (2048, &[]),
-    };
-    let limits = GenerationLimits {
-        max_new_tokens: settings.max_new_tokens.unwrap_or(max_new_tokens),
-        stop: stop.iter().map(|&text| text.to_owned()).collect(),
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-    };
-    let mut params = data::params(&[("n_shot", shots.into())]);
-    if form.reply != Reply::Choices {
-        params.insert("max_new_tokens".to_owned(), limits.max_new_tokens.into());
-    }
-    if form.order == Order::Permuted {
-        params.insert("n_repeats".to_owned(), REPEATS.into());
-    }
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, variant),
-        params,
-        dataset: data::dataset(&file, &[&table], questions.len()),
-    };
+    let info = asking.info(data::dataset(&file, &[&table], questions.len()));
     Ok(Box::new(Gpqa {
         info,
         form,
@@ -222,7 +220,7 @@ fn questions(table: &Table, order: Order, settings: &TaskSettings) -> Result<Vec
                     random = PythonRandom::new(u64::from_str_radix(&seed[..16], 16).unwrap_or_default());
                 }
                 random.shuffle(&mut choices);
-                question(table, row, id, domain(row)?, choices, &correct)
+                question(table, row, id, None, domain(row)?, choices, &correct)
             })
             .collect()
         }
@@ -239,8 +237,9 @@ fn questions(table: &Table, order: Order, settings: &TaskSettings) -> Result<Vec
                         .collect::<Result<Vec<_>>>()?;
                     let choices = <[String; 4]>::try_from(texts).unwrap_or_default();
                     let correct = table.text(row, CORRECT)?;
-                    let id = format!("{}#{repeat}", id(index, row)?);
-                    questions.push(question(table, row, id, domain(row)?, choices, correct)?);
+                    let record = id(index, row)?;
+                    let id = format!("{record}#{repeat}");
+                    questions.push(question(table, row, id, Some(record), domain(row)?, choices, correct)?);
                 }
             }
             Ok(questions)
@@ -252,13 +251,14 @@ fn question(
     table: &Table,
     row: &Row,
     id: String,
+    record: Option<String>,
     domain: Option<String>,
     choices: [String; 4],
     correct: &str,
 ) -> Result<Question> {
     // Of equal texts the first is the right one, as in both references.
     let answer = choices.iter().position(|choice| choice == correct).unwrap_or_default();
-    Ok(Question { id, domain, question: table.text(row, "Question")?.to_owned(), choices, answer })
+    Ok(Question { id, record, domain, question: table.text(row, "Question")?.to_owned(), choices, answer })
 }
 
 fn choice(table: &Table, row: &Row, column: &str) -> Result<String, Error> {
@@ -316,19 +316,17 @@ impl Task for Gpqa {
         };
         let prompt = Prompt {
             description: description.to_owned(),
-            examples: self.examples[index].iter().map(example).collect(),
-            question: self.question(question),
-            delimiter: " ".to_owned(),
-            answer_prefix: String::new(),
+            ..Prompt::after(self.examples[index].iter().map(example).collect(), self.question(question))
         };
         let request = if self.form.reply == Reply::Choices {
             Request::Choices { prompt, choices: LABELS.map(str::to_owned).to_vec() }
         } else {
-            Request::Generation { prompt, limits: self.limits.clone(), samples: 1 }
+            Request::answer(prompt, &self.limits)
         };
         Document {
             id: question.id.clone(),
             group: question.domain.clone(),
+            cluster: question.record.clone(),
             request,
             references: vec![LABELS[question.answer].to_owned()],
         }

@@ -5,13 +5,15 @@ use std::path::Path;
 use ferrotune_core::GenerationLimits;
 
 use super::{
-    Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
+    Answered, Document, Example, Prompt, Request, RowCount, Scores, Task, TaskInfo, TaskSettings,
     data::{self, Part},
+    few_shot,
     scoring::{Verdict, share},
+    settings::{Asking, GREEDY_TEXT, NO_PARTS},
     table::{Header, Row, Table, find_file, read_table},
 };
 use crate::{
-    Result, TaskDataProblem,
+    Result,
     benchmark::{gsm8k_flexible, gsm8k_gold, gsm8k_strict, same_number},
     exact_match::RawExactMatch,
 };
@@ -66,63 +68,39 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         }
         _ => (Form { question: "Question: ", answer: "\nAnswer:", sentence: false }, 5),
     };
-    let shots = settings.shots.unwrap_or(shots);
-    let test_path = data::file(NAME, path, &["test", "gsm8k-test", "main/test-00000-of-00001"])?;
-    let test = read(&test_path, settings.rows, TEST_ROWS, "test")?;
-    let train = match (shots, examples_path(path, settings)) {
-        (0, _) => None,
-        (_, Some(path)) => Some(read(&path, settings.rows, TRAIN_ROWS, "train")?),
-        (_, None) => {
-            return Err(data::problem(
-                NAME,
-                path,
-                TaskDataProblem::TooFewExamples {
-                    wanted: shots,
-                    found: 0,
-                    hint: "; put train beside test, name the file of examples, or ask for 0 examples"
-                        .to_owned(),
-                },
-            ));
-        }
+    let mut asking = Asking::new(NAME, VARIANTS, variant);
+    asking.refuse(settings, &GREEDY_TEXT)?;
+    asking.refuse(settings, &[NO_PARTS])?;
+    let shots = asking.shots(shots, settings)?;
+    let max_new_tokens = asking.setting("max_new_tokens", MAX_NEW_TOKENS, settings.max_new_tokens);
+    let (test_table, test) = read(
+        &data::file(NAME, path, &["test", "gsm8k-test", "main/test-00000-of-00001"])?,
+        settings.rows,
+        TEST_ROWS,
+        "test",
+    )?;
+    let train = if shots == 0 {
+        None
+    } else {
+        examples_path(path, settings)
+            .map(|path| read(&path, settings.rows, TRAIN_ROWS, "train"))
+            .transpose()?
     };
     let (train_table, train) = train.unzip();
     let train = train.unwrap_or_default();
-    let (test_table, test) = test;
-    let mut sampler = Sampler::random();
-    let examples = test
-        .iter()
-        .map(|_| {
-            sampler.draw(train.len(), shots, None).ok_or_else(|| {
-                data::problem(
-                    NAME,
-                    path,
-                    TaskDataProblem::TooFewExamples {
-                        wanted: shots,
-                        found: train.len(),
-                        hint: String::new(),
-                    },
-                )
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let hint = match train_table {
+        None => "; put train beside test, name the file of examples, or ask for 0 examples",
+        Some(_) => "",
+    };
+    let examples = few_shot::drawn(test.len(), train.len(), shots, hint)
+        .map_err(|problem| data::problem(NAME, path, problem))?;
     let mut comparison = RawExactMatch { ignore_case: true, ..RawExactMatch::default() };
     for pattern in [",", r"\$", "(?s).*#### ", r"\.$"] {
         comparison = comparison.removing(pattern)?;
     }
-    let limits = GenerationLimits {
-        max_new_tokens: settings.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
-        stop: [form.question.trim_end(), "</s>", "<|im_end|>"].map(str::to_owned).to_vec(),
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-    };
+    let limits = data::greedy(max_new_tokens, &[form.question.trim_end(), "</s>", "<|im_end|>"]);
     let tables: Vec<&Table> = std::iter::once(&test_table).chain(&train_table).collect();
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, variant),
-        params: data::params(&[("n_shot", shots.into()), ("max_new_tokens", limits.max_new_tokens.into())]),
-        dataset: data::dataset(path, &tables, test.len()),
-    };
+    let info = asking.info(data::dataset(path, &tables, test.len()));
     Ok(Box::new(Gsm8k { info, form, test, train, examples, limits, comparison }))
 }
 
@@ -191,19 +169,12 @@ impl Task for Gsm8k {
             question: self.question(&self.train[place]),
             answer: self.train[place].answer.clone(),
         };
+        let examples = self.examples[index].iter().map(example).collect();
         Document {
             id: format!("test/{index}"),
             group: None,
-            request: Request::Generation {
-                prompt: Prompt {
-                    examples: self.examples[index].iter().map(example).collect(),
-                    question: self.question(problem),
-                    delimiter: " ".to_owned(),
-                    ..Prompt::default()
-                },
-                limits: self.limits.clone(),
-                samples: 1,
-            },
+            cluster: None,
+            request: Request::answer(Prompt::after(examples, self.question(problem)), &self.limits),
             references: vec![problem.answer.clone()],
         }
     }

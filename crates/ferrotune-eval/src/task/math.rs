@@ -8,13 +8,15 @@ use std::{
 use ferrotune_core::GenerationLimits;
 
 use super::{
-    Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
+    Answered, Document, Example, Prompt, Request, RowCount, Scores, Task, TaskInfo, TaskSettings,
     data::{self, Part},
+    few_shot,
     scoring::{Verdict, by_group, share, with_pooled_stderr},
+    settings::{Asking, GREEDY_TEXT, NO_PARTS},
     table::{Header, Row, Table, find_file, read_table},
 };
 use crate::{
-    Error, Failure, FailureKind, Result, TaskDataProblem,
+    Error, Result, TaskDataProblem,
     benchmark::{between_dollars, last_boxed, math_equivalent, same_rational},
 };
 
@@ -50,25 +52,22 @@ struct Math {
 struct Problem {
     id: String,
     problem: String,
-    solution: String,
+    /// The boxed answer of the solution.
+    answer: String,
     subject: Option<String>,
     level: Option<String>,
-}
-
-impl Problem {
-    /// The boxed answer; a failure where the authors' code has none either.
-    fn gold(&self) -> Result<&str, Failure> {
-        last_boxed(&self.solution).ok_or_else(|| Failure {
-            kind: FailureKind::NoAnswer,
-            detail: r"the solution has no answer in \boxed{…}".to_owned(),
-        })
-    }
 }
 
 /// Opens the task; `variant` is one of [`VARIANTS`].
 pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
     let is_simple_evals = variant == "simple-evals";
-    let shots = settings.shots.unwrap_or(0);
+    let (tokens, stop): (_, &[&str]) =
+        if is_simple_evals { (SIMPLE_EVALS_TOKENS, &[]) } else { (MAX_NEW_TOKENS, &["Problem:"]) };
+    let mut asking = Asking::new(NAME, VARIANTS, variant);
+    asking.refuse(settings, &GREEDY_TEXT)?;
+    asking.refuse(settings, &[NO_PARTS])?;
+    let shots = asking.shots(0, settings)?;
+    let limits = data::greedy(asking.setting("max_new_tokens", tokens, settings.max_new_tokens), stop);
     let (test_tables, test) = read(path, "test", settings.rows, &TEST_ROWS)?
         .ok_or_else(|| no_files(path, "a folder with test/<subject>/<number>.json, or test.jsonl"))?;
     let (train_tables, train) = if shots == 0 {
@@ -78,39 +77,10 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         read(source, "train", settings.rows, &TRAIN_ROWS)?
             .ok_or_else(|| no_files(source, "a folder with train/<subject>/<number>.json, or train.jsonl"))?
     };
-    let mut sampler = Sampler::random();
-    let examples = test
-        .iter()
-        .map(|_| {
-            sampler.draw(train.len(), shots, None).ok_or_else(|| {
-                let hint = String::new();
-                data::problem(
-                    NAME,
-                    path,
-                    TaskDataProblem::TooFewExamples { wanted: shots, found: train.len(), hint },
-                )
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let (tokens, stop) = if is_simple_evals {
-        (SIMPLE_EVALS_TOKENS, vec![])
-    } else {
-        (MAX_NEW_TOKENS, vec!["Problem:".to_owned()])
-    };
-    let limits = GenerationLimits {
-        max_new_tokens: settings.max_new_tokens.unwrap_or(tokens),
-        stop,
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-    };
+    let examples = few_shot::drawn(test.len(), train.len(), shots, "")
+        .map_err(|problem| data::problem(NAME, path, problem))?;
     let tables: Vec<&Table> = test_tables.iter().chain(&train_tables).collect();
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, variant),
-        params: data::params(&[("n_shot", shots.into()), ("max_new_tokens", limits.max_new_tokens.into())]),
-        dataset: data::dataset(path, &tables, test.len()),
-    };
+    let info = asking.info(data::dataset(path, &tables, test.len()));
     Ok(Box::new(Math { info, is_simple_evals, test, train, examples, limits }))
 }
 
@@ -164,10 +134,15 @@ fn read(path: &Path, split: &str, rows: RowCount, published: &[usize]) -> Result
 
 fn problem(table: &Table, row: &Row, id: String) -> Result<Problem> {
     let optional = |column| table.optional_text(row, column).map(|text| text.map(str::to_owned));
+    let solution = table.text(row, "solution")?;
+    // The authors' code fails on such a solution, once a model has answered everything.
+    let answer = last_boxed(solution).ok_or_else(|| {
+        table.cell(row, "solution", Some(&solution.into()), r"a solution with its answer in \boxed{…}")
+    })?;
     Ok(Problem {
         id,
         problem: table.text(row, "problem")?.to_owned(),
-        solution: table.text(row, "solution")?.to_owned(),
+        answer: answer.to_owned(),
         subject: optional("type")?.map_or_else(|| optional("subject"), |subject| Ok(Some(subject)))?,
         // MATH-500 writes the level as a number.
         level: match table.count(row, "level") {
@@ -216,11 +191,8 @@ impl Math {
 
     fn judged(&self, one: &Answered, equal: fn(&str, &str) -> bool) -> Verdict {
         let found = self.found(one.text());
-        let gold = self.test[one.index].gold();
-        Verdict {
-            extracted: found.map(str::to_owned),
-            right: gold.map(|gold| found.is_some_and(|found| equal(found, gold))),
-        }
+        let right = found.is_some_and(|found| equal(found, &self.test[one.index].answer));
+        Verdict::new(found.map(str::to_owned), right)
     }
 }
 
@@ -259,23 +231,15 @@ impl Task for Math {
         let problem = &self.test[index];
         let example = |&place: &usize| {
             let shown = &self.train[place];
-            let answer = shown.gold().unwrap_or_default().to_owned();
-            Example { question: self.question(shown), answer }
+            Example { question: self.question(shown), answer: shown.answer.clone() }
         };
+        let examples = self.examples[index].iter().map(example).collect();
         Document {
             id: problem.id.clone(),
             group: problem.subject.clone(),
-            request: Request::Generation {
-                prompt: Prompt {
-                    examples: self.examples[index].iter().map(example).collect(),
-                    question: self.question(problem),
-                    delimiter: " ".to_owned(),
-                    ..Prompt::default()
-                },
-                limits: self.limits.clone(),
-                samples: 1,
-            },
-            references: problem.gold().map(str::to_owned).into_iter().collect(),
+            cluster: None,
+            request: Request::answer(Prompt::after(examples, self.question(problem)), &self.limits),
+            references: vec![problem.answer.clone()],
         }
     }
 

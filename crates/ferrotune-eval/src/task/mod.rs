@@ -31,8 +31,10 @@ mod mmlu;
 mod multiple_choice;
 mod prompt;
 mod registry;
+mod rescore;
 mod run;
 mod scoring;
+mod settings;
 
 pub mod table;
 
@@ -44,7 +46,8 @@ use serde_json::{Map, Value};
 pub use few_shot::Sampler;
 pub use prompt::{Example, Prompt, PromptStyle, Turns};
 pub use registry::{CodeExecution, RowCount, TaskEntry, TaskSettings, open_task, tasks};
-pub use run::{Progress, RunOptions, TaskOutcome, rescore_task, run_task, score_completions};
+pub use rescore::{rescore_task, score_completions};
+pub use run::{Progress, RunOptions, TaskOutcome, run_task};
 
 use crate::{Dataset, Measurement, Result};
 
@@ -78,9 +81,11 @@ pub trait Task: fmt::Debug + Send + Sync {
 pub struct TaskInfo {
     /// The task's name, as it is asked for.
     pub name: String,
-    /// Whose prompt and rules these are.
+    /// Whose prompt and rules these are, and what was changed of them.
     pub variant: String,
-    /// Settings that change the value, such as `n_shot`.
+    /// Settings that shape the replies, such as `n_shot`.
+    pub asked: Map<String, Value>,
+    /// Settings of the scoring that change the value.
     pub params: Map<String, Value>,
     /// The files; `n_rows` counts the documents.
     pub dataset: Dataset,
@@ -93,6 +98,9 @@ pub struct Document {
     pub id: String,
     /// The part of the benchmark it belongs to: a subject, a language.
     pub group: Option<String>,
+    /// The question behind it, where several documents ask the same one, in other orders or languages: their scores go
+    /// together, so intervals count the question once.
+    pub cluster: Option<String>,
     /// What the model is asked.
     pub request: Request,
     /// The answers that count as right, for per-sample files.
@@ -121,6 +129,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// One answer.
+    pub(crate) fn answer(prompt: Prompt, limits: &GenerationLimits) -> Self {
+        Self::Generation { prompt, limits: limits.clone(), samples: 1 }
+    }
+
     /// The question of either kind.
     #[must_use]
     pub fn prompt(&self) -> &Prompt {

@@ -120,6 +120,11 @@ enum System {
 }
 
 impl Prompt {
+    /// A question after its examples, answered after a space.
+    pub(super) fn after(examples: Vec<Example>, question: String) -> Self {
+        Self { examples, question, delimiter: " ".to_owned(), ..Self::default() }
+    }
+
     /// Description, examples, question and the answer's beginning as one text.
     #[must_use]
     pub fn plain(&self) -> String {

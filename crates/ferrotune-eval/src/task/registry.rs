@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Task, gpqa, gsm8k, human_eval, math, mgsm, mmlu};
 use crate::{Error, Result, sandbox::SandboxConfig};
 
-/// What a user may change about a task.
+/// What a user may change about a task. What changes nothing in a variant is refused.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskSettings {
     /// How many examples precede a question; what the variant has where absent.
@@ -19,7 +19,7 @@ pub struct TaskSettings {
     /// The most tokens of an answer; what the variant has where absent.
     pub max_new_tokens: Option<usize>,
     /// How many answers are drawn for each question, where a task draws several; what the variant has where absent.
-    pub samples: Option<usize>,
+    pub answers: Option<usize>,
     /// At which temperature they are drawn, where a task draws several; what the variant has where absent.
     pub temperature: Option<f64>,
     /// Whether code that a model wrote may be run, for tasks that run it.
@@ -87,7 +87,7 @@ pub fn tasks() -> &'static [TaskEntry] {
 ///
 /// # Errors
 /// [`Error::UnknownTask`], [`Error::UnknownVariant`] with what there is; [`Error::Read`], [`Error::TaskData`] for files
-/// that are not the benchmark's; [`Error::Setting`]; [`Error::CodeExecutionNotAllowed`] and [`Error::Isolation`] for a task
+/// that are not the benchmark's; [`Error::Setting`]; [`Error::UnusedSetting`] for a setting without effect; [`Error::CodeExecutionNotAllowed`] and [`Error::Isolation`] for a task
 /// that runs code.
 pub fn open_task(name: &str, data: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
     let (task, variant) = name.split_once(':').map_or((name, None), |(task, variant)| (task, Some(variant)));

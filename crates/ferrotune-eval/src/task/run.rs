@@ -1,17 +1,13 @@
 //! Asks a model what a task wants to know, and turns the replies into records.
 
-use std::{collections::HashMap, fmt, path::Path, time::Instant};
+use std::{fmt, time::Instant};
 
-use ferrotune_core::{
-    Continuation, Generation, GenerationLimits, LanguageModel, Likelihood, StopReason, digest,
-};
+use ferrotune_core::{Continuation, Generation, GenerationLimits, LanguageModel, digest};
+use serde_json::{Map, Value, json};
 
-use super::{
-    Answered, Document, PromptStyle, Reply, Request, Scores, Task, prompt,
-    table::{Header, read_table},
-};
+use super::{Answered, Document, PromptStyle, Reply, Request, Task, prompt};
 use crate::{
-    Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine, TaskDataProblem,
+    Asked, Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine,
     quality_index::BenchmarkScore, samples::line_of, statistics::Bootstrap,
 };
 
@@ -28,8 +24,6 @@ pub struct RunOptions {
     pub batch: usize,
     /// Makes intervals.
     pub bootstrap: Bootstrap,
-    /// What a reply that cannot be scored does.
-    pub on_failure: OnFailure,
     /// Whether per-sample lines hold the whole prompt, rather than the question and the prompt's digest.
     pub whole_prompts: bool,
 }
@@ -42,7 +36,6 @@ impl Default for RunOptions {
             limit: None,
             batch: 64,
             bootstrap: Bootstrap::default(),
-            on_failure: OnFailure::Skip,
             whole_prompts: false,
         }
     }
@@ -81,6 +74,15 @@ impl TaskOutcome {
         let record = self.records.first()?;
         Some(BenchmarkScore { name: record.metric.clone(), value: record.value?, stderr: record.stderr })
     }
+
+    /// Whether every reply could be scored, or need not be: to be asked once the per-sample file is written, since the
+    /// replies of a long run must not be lost with the one that failed.
+    ///
+    /// # Errors
+    /// [`Error::SampleFailed`] with the first failure under [`OnFailure::Error`].
+    pub fn check(&self, on_failure: OnFailure) -> Result<()> {
+        self.measurements.iter().try_for_each(|measurement| measurement.check(on_failure))
+    }
 }
 
 /// Asks `model` about the documents of `task`, batch after batch, and scores the replies.
@@ -89,8 +91,8 @@ impl TaskOutcome {
 /// is asked about by itself then, so that they too are independent of the batch.
 ///
 /// # Errors
-/// [`Error::Model`], [`Error::ReplyCount`], [`Error::Template`], [`Error::Setting`] for a batch of 0; what scoring gives;
-/// [`Error::SampleFailed`] under [`OnFailure::Error`].
+/// [`Error::Model`], [`Error::ReplyCount`], [`Error::Template`], [`Error::Setting`] for a batch of 0; what scoring gives. A
+/// reply that cannot be scored is none; see [`TaskOutcome::check`].
 pub fn run_task(
     task: &dyn Task,
     model: &mut dyn LanguageModel,
@@ -110,7 +112,7 @@ pub fn run_task(
     let mut prompts = Vec::with_capacity(total);
     for first in (0..total).step_by(options.batch) {
         let asked = (first..total.min(first + options.batch))
-            .map(|index| Asked::new(index, task.document(index), &options.style))
+            .map(|index| Rendered::new(index, task.document(index), &options.style))
             .collect::<Result<Vec<_>>>()?;
         let replies = ask(model, &asked, options)?;
         for (asked, reply) in asked.into_iter().zip(replies) {
@@ -125,14 +127,6 @@ pub fn run_task(
         Reply::Generations(generations) => generations.iter().any(|g| g.dropped > 0),
     };
     let truncated = answered.iter().filter(|answered| dropped(answered)).count();
-    let mut scores = task.score(&answered)?;
-    for measurement in scores.per_document.iter_mut().chain(&mut scores.aggregates) {
-        measurement.params.insert("prompt_style".to_owned(), options.style.name().into());
-        measurement.params.insert("n_truncated".to_owned(), truncated.into());
-        if let Some(limit) = options.limit {
-            measurement.params.insert("limit".to_owned(), limit.into());
-        }
-    }
     let run = Run {
         dataset: Dataset { n_rows: total, ..task.info().dataset.clone() },
         template_sha: options
@@ -142,103 +136,98 @@ pub fn run_task(
             .or_else(|| options.run.template_sha.clone()),
         ..options.run.clone()
     };
+    let mut params = task.info().asked.clone();
+    params.insert("prompt_style".to_owned(), options.style.name().into());
+    params.insert("n_truncated".to_owned(), truncated.into());
+    if let Some(limit) = options.limit {
+        params.insert("limit".to_owned(), limit.into());
+    }
     let inputs = options.whole_prompts.then_some(prompts);
-    finish(scores, &answered, inputs.as_deref(), &run, options, start)
+    scored(task, &answered, inputs.as_deref(), (&run, &params), &options.bootstrap, start)
 }
 
-/// Scores a per-sample file of this task again, without a model.
-///
-/// # Errors
-/// [`Error::Setting`] for lines of other documents than the task's, or without what the task needs to score them; what
-/// scoring gives.
-pub fn rescore_task(task: &dyn Task, lines: &[SampleLine], options: &RunOptions) -> Result<TaskOutcome> {
-    let start = Instant::now();
-    let mut written: HashMap<&str, &SampleLine> = HashMap::new();
-    for line in lines {
-        written.entry(&line.id).or_insert(line);
-    }
-    let mut answered = Vec::with_capacity(written.len());
-    for index in 0..task.len() {
-        let document = task.document(index);
-        let Some(line) = written.remove(document.id.as_str()) else { continue };
-        let reply = reply_of(line, &document.request)?;
-        let prompt_sha = line.prompt_sha.clone().unwrap_or_default();
-        answered.push(Answered { index, document, prompt_sha, reply });
-    }
-    if let Some(id) = written.keys().min() {
-        return Err(Error::Setting {
-            option: "id of a sample",
-            found: format!("`{id}`"),
-            expected: "a document of the task, opened from the same files with the same settings",
-        });
-    }
-    let scores = task.score(&answered)?;
-    let run = Run {
-        dataset: Dataset { n_rows: answered.len(), ..task.info().dataset.clone() },
-        ..options.run.clone()
-    };
-    finish(scores, &answered, None, &run, options, start)
-}
-
-/// Scores a file of completions that came from elsewhere: `{"task_id", "completion"}`, any number for each document, in
-/// every format of [`read_table`].
-///
-/// # Errors
-/// [`Error::TaskData`] for a file that is not that, that names a document the task does not have, or that lacks one of
-/// the first [`RunOptions::limit`]; what scoring gives.
-pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> Result<TaskOutcome> {
-    let start = Instant::now();
-    let name = &task.info().name;
-    let table = read_table(name, path, Header::FirstRow)?;
-    table.require(&["task_id", "completion"])?;
-    let total = options.limit.map_or(task.len(), |limit| limit.min(task.len()));
-    let documents: Vec<Document> = (0..total).map(|index| task.document(index)).collect();
-    let mut completions: HashMap<&str, Vec<Generation>> =
-        documents.iter().map(|document| (document.id.as_str(), Vec::new())).collect();
-    for row in &table.rows {
-        let id = table.text(row, "task_id")?;
-        let Some(of_document) = completions.get_mut(id) else {
-            let expected = format!("one of the {total} documents of {name}");
-            return Err(table.cell(row, "task_id", Some(&id.into()), &expected));
-        };
-        of_document.push(generation(table.text(row, "completion")?));
-    }
-    let missing: Vec<String> =
-        completions.iter().filter(|(_, found)| found.is_empty()).map(|(id, _)| (*id).to_owned()).collect();
-    if !missing.is_empty() {
-        return Err(table.problem(TaskDataProblem::MissingParts {
-            what: format!("of the {total} documents of {name}"),
-            missing,
-        }));
-    }
-    let mut answered = Vec::with_capacity(total);
-    for (index, document) in documents.iter().enumerate() {
-        let reply = Reply::Generations(completions.remove(document.id.as_str()).unwrap_or_default());
-        answered.push(Answered { index, document: document.clone(), prompt_sha: String::new(), reply });
-    }
-    let mut scores = task.score(&answered)?;
+/// Scores replies, and writes down what they are replies to: how they were asked for comes from `asked`.
+pub(super) fn scored(
+    task: &dyn Task,
+    answered: &[Answered],
+    prompts: Option<&[String]>,
+    (run, asked): (&Run, &Map<String, Value>),
+    bootstrap: &Bootstrap,
+    start: Instant,
+) -> Result<TaskOutcome> {
+    let mut scores = task.score(answered)?;
     for measurement in scores.per_document.iter_mut().chain(&mut scores.aggregates) {
-        measurement.params.insert("completions_sha256".to_owned(), table.sha256.clone().into());
+        let settings = asked.iter().map(|(name, value)| (name.clone(), value.clone()));
+        measurement.params.extend(settings);
     }
-    let run =
-        Run { dataset: Dataset { n_rows: total, ..task.info().dataset.clone() }, ..options.run.clone() };
-    finish(scores, &answered, None, &run, options, start)
+    let wall_s = start.elapsed().as_secs_f64();
+    let mut outcome = TaskOutcome::default();
+    for measurement in &scores.per_document {
+        if measurement.samples.len() != answered.len() {
+            return Err(Error::LengthMismatch {
+                what: "samples of a measurement and answered documents",
+                left: measurement.samples.len(),
+                right: answered.len(),
+            });
+        }
+        for (place, (answered, sample)) in answered.iter().zip(&measurement.samples).enumerate() {
+            let document = &answered.document;
+            let texts: &[Generation] = match &answered.reply {
+                Reply::Generations(generations) => generations,
+                Reply::Likelihoods(_) => &[],
+            };
+            outcome.samples.push(SampleLine {
+                input: Some(prompts.map_or(&document.request.prompt().question, |all| &all[place]).clone()),
+                reference: document.references.clone(),
+                prediction: texts.first().map_or_else(String::new, |first| first.text.clone()),
+                other_predictions: texts.iter().skip(1).map(|other| other.text.clone()).collect(),
+                log_likelihoods: answered.log_likelihoods(),
+                prompt_sha: Some(answered.prompt_sha.clone()).filter(|sha| !sha.is_empty()),
+                asked: Some(Asked {
+                    question_sha: question_sha(&document.request),
+                    params: asked.clone(),
+                    run: run.clone(),
+                }),
+                ..line_of(&measurement.metric, sample)
+            });
+        }
+    }
+    for measurement in scores.per_document.into_iter().chain(scores.aggregates) {
+        outcome.records.push(Record::new(run, &measurement, bootstrap, wall_s)?);
+        outcome.measurements.push(measurement);
+    }
+    Ok(outcome)
 }
 
-/// An answer of which only the text is known.
-fn generation(text: &str) -> Generation {
-    Generation { text: text.to_owned(), tokens: 0, stop: StopReason::EndOfSequence, dropped: 0 }
+/// The digest of what is asked, of everything that a template or a model does not change.
+pub(super) fn question_sha(request: &Request) -> String {
+    let prompt = request.prompt();
+    let examples: Vec<[&str; 2]> =
+        prompt.examples.iter().map(|example| [example.question.as_str(), &example.answer]).collect();
+    let choices: &[String] = match request {
+        Request::Choices { choices, .. } => choices,
+        Request::Generation { .. } => &[],
+    };
+    let parts = json!([
+        prompt.description,
+        examples,
+        prompt.question,
+        prompt.delimiter,
+        prompt.answer_prefix,
+        choices
+    ]);
+    digest::of_bytes(parts.to_string().as_bytes())
 }
 
 /// A document with the text its question became.
-struct Asked {
+struct Rendered {
     index: usize,
     document: Document,
     prompt: String,
     delimiter: String,
 }
 
-impl Asked {
+impl Rendered {
     fn new(index: usize, document: Document, style: &PromptStyle) -> Result<Self> {
         let parts = document.request.prompt();
         let (prompt, delimiter) = (style.render(parts)?, style.delimiter(parts).to_owned());
@@ -247,7 +236,7 @@ impl Asked {
 }
 
 /// One reply for each of `asked`, in order.
-fn ask(model: &mut dyn LanguageModel, asked: &[Asked], options: &RunOptions) -> Result<Vec<Reply>> {
+fn ask(model: &mut dyn LanguageModel, asked: &[Rendered], options: &RunOptions) -> Result<Vec<Reply>> {
     let mut replies: Vec<Option<Reply>> = vec![None; asked.len()];
     let mut continuations = Vec::new();
     let mut sizes = Vec::new();
@@ -314,76 +303,4 @@ fn counted(found: usize, expected: usize) -> Result<()> {
 fn seed_of(seed: u64, id: &str) -> u64 {
     let digest = digest::of_bytes(format!("{seed} {id}").as_bytes());
     u64::from_str_radix(&digest[..16], 16).unwrap_or(seed)
-}
-
-/// What a model must have said, from a line of a per-sample file.
-fn reply_of(line: &SampleLine, request: &Request) -> Result<Reply> {
-    match request {
-        Request::Choices { choices, .. } if line.log_likelihoods.len() == choices.len() => {
-            let likelihood = |&log_likelihood: &f64| Likelihood {
-                log_likelihood,
-                tokens: 0,
-                is_greedy: false,
-                dropped: 0,
-            };
-            Ok(Reply::Likelihoods(line.log_likelihoods.iter().map(likelihood).collect()))
-        }
-        Request::Choices { choices, .. } => Err(Error::Setting {
-            option: "log_likelihoods of a sample",
-            found: format!(
-                "{} values for `{}`, which has {} choices",
-                line.log_likelihoods.len(),
-                line.id,
-                choices.len()
-            ),
-            expected: "one for each choice",
-        }),
-        Request::Generation { .. } => {
-            let answers = std::iter::once(&line.prediction).chain(&line.other_predictions);
-            Ok(Reply::Generations(answers.map(|text| generation(text)).collect()))
-        }
-    }
-}
-
-fn finish(
-    scores: Scores,
-    answered: &[Answered],
-    prompts: Option<&[String]>,
-    run: &Run,
-    options: &RunOptions,
-    start: Instant,
-) -> Result<TaskOutcome> {
-    let wall_s = start.elapsed().as_secs_f64();
-    let mut outcome = TaskOutcome::default();
-    for measurement in &scores.per_document {
-        if measurement.samples.len() != answered.len() {
-            return Err(Error::LengthMismatch {
-                what: "samples of a measurement and answered documents",
-                left: measurement.samples.len(),
-                right: answered.len(),
-            });
-        }
-        for (place, (answered, sample)) in answered.iter().zip(&measurement.samples).enumerate() {
-            let document = &answered.document;
-            let texts: &[Generation] = match &answered.reply {
-                Reply::Generations(generations) => generations,
-                Reply::Likelihoods(_) => &[],
-            };
-            outcome.samples.push(SampleLine {
-                input: Some(prompts.map_or(&document.request.prompt().question, |all| &all[place]).clone()),
-                reference: document.references.clone(),
-                prediction: texts.first().map_or_else(String::new, |first| first.text.clone()),
-                other_predictions: texts.iter().skip(1).map(|other| other.text.clone()).collect(),
-                log_likelihoods: answered.log_likelihoods(),
-                prompt_sha: Some(answered.prompt_sha.clone()),
-                ..line_of(&measurement.metric, sample)
-            });
-        }
-    }
-    for measurement in scores.per_document.into_iter().chain(scores.aggregates) {
-        let measurement = measurement.checked(options.on_failure)?;
-        outcome.records.push(Record::new(run, &measurement, &options.bootstrap, wall_s)?);
-        outcome.measurements.push(measurement);
-    }
-    Ok(outcome)
 }

@@ -1,10 +1,12 @@
 //! Measurements over answered documents, as every task makes them.
 
+use std::collections::HashMap;
+
 use ndarray::Array2;
 
 use super::{Answered, Request, TaskInfo};
 use crate::{
-    Failure, FailureKind, Measurement, Tally,
+    Evidence, Failure, FailureKind, Measurement, Tally,
     benchmark::{ChoiceScore, most_likely_choice},
     statistics::{mean_stderr, pooled_stderr},
 };
@@ -37,7 +39,25 @@ pub(super) fn share(
         sample.extracted = verdict.extracted;
     }
     measurement.params = info.params.clone();
-    measurement
+    clustered(measurement, answered.iter())
+}
+
+/// The same measurement, whose interval counts documents of one cluster as one question.
+fn clustered<'a>(measurement: Measurement, answered: impl Iterator<Item = &'a Answered>) -> Measurement {
+    let scored = answered.zip(&measurement.samples).filter(|(_, sample)| sample.score.is_ok());
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let labels: Vec<usize> = scored
+        .enumerate()
+        .map(|(row, (one, _))| match &one.document.cluster {
+            Some(cluster) => *known.entry(cluster).or_insert(row),
+            None => row,
+        })
+        .collect();
+    let evidence = match measurement.evidence {
+        Evidence::Measured(tally) => Evidence::Measured(tally.clustered(&labels)),
+        other => other,
+    };
+    Measurement { evidence, ..measurement }
 }
 
 /// The choice that a model finds most likely, against the right one: lm-evaluation-harness' `acc`, or `acc_norm`.
@@ -75,10 +95,9 @@ pub(super) fn by_group<'a>(
         let samples = places.iter().map(|&place| &whole.samples[place]);
         let outcomes = samples.map(|s| (s.id.clone(), s.score.clone().map(|score| score == 1.0)));
         let metric = format!("{}/{name}", whole.metric);
-        Measurement {
-            params: whole.params.clone(),
-            ..Measurement::of_share(metric, &whole.variant, outcomes)
-        }
+        let share = Measurement::of_share(metric, &whole.variant, outcomes);
+        let members = places.iter().map(|&place| &answered[place]);
+        clustered(Measurement { params: whole.params.clone(), ..share }, members)
     };
     members.into_iter().map(of_group).collect()
 }
@@ -111,7 +130,8 @@ pub(super) fn macro_mean(whole: &Measurement, answered: &[Answered]) -> Measurem
     let (metric, variant) =
         (format!("{}_macro", whole.metric), format!("{}; mean of the means of groups", whole.variant));
     let samples = whole.samples.clone();
-    Measurement { params: whole.params.clone(), ..Measurement::of_tally(metric, variant, samples, tally) }
+    let mean = Measurement::of_tally(metric, variant, samples, tally);
+    clustered(Measurement { params: whole.params.clone(), ..mean }, answered.iter())
 }
 
 /// Adds lm-evaluation-harness' standard error of a size-weighted mean of groups to the settings of a measurement.

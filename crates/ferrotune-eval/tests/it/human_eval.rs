@@ -10,6 +10,7 @@ use ferrotune_core::{
 use ferrotune_eval::{
     Error, Existing, TaskDataProblem, read_samples,
     sandbox::{Limits, Mechanism, SandboxConfig},
+    statistics::Bootstrap,
     task::{
         CodeExecution, Request, RowCount, RunOptions, Task, TaskOutcome, TaskSettings, open_task,
         rescore_task, run_task, score_completions,
@@ -204,7 +205,7 @@ fn every_completion_is_counted_in_its_class() {
     // Scored again from the per-sample file.
     let file = folder.path().join("written.jsonl");
     write_samples(&file, &outcome.samples, Existing::Refuse).unwrap();
-    let again = rescore_task(task.as_ref(), &read_samples(&file).unwrap(), &RunOptions::default()).unwrap();
+    let again = rescore_task(task.as_ref(), &read_samples(&file).unwrap(), &Bootstrap::default()).unwrap();
     assert_eq!(results(&again), results(&outcome));
     assert_eq!(again.records[1].value, outcome.records[1].value);
 }
@@ -247,7 +248,7 @@ fn simple_evals_drops_what_stands_before_the_first_indented_line() {
     }
     let whole =
         "Here:\n```python\ndef product(numbers):\n    return prod(numbers)\n```\nand\n```python\nx\n```";
-    let settings = TaskSettings { samples: Some(1), ..allowed(LONG, None) };
+    let settings = TaskSettings { answers: Some(1), ..allowed(LONG, None) };
     // A body without a signature loses its first character, which breaks its indentation.
     let bare = "```python\n    return helper(helper(x))\n```";
     let folder = tempfile::tempdir().unwrap();
@@ -309,15 +310,13 @@ fn draws_are_settled_by_variant_and_settings() {
     ] {
         assert_eq!(drawn(variant, &settings), expected, "{variant}");
     }
-    let few = TaskSettings { samples: Some(3), temperature: Some(1.0), ..settings.clone() };
+    let few = TaskSettings { answers: Some(3), temperature: Some(1.0), ..settings.clone() };
     assert_eq!(drawn("human-eval", &few), (3, 1.0, 0.95));
     let path = write_lines(folder.path(), "HumanEval.jsonl", &problems());
     for (refused, option) in [
-        (TaskSettings { samples: Some(2), ..settings.clone() }, "samples"),
-        (TaskSettings { samples: Some(0), ..settings.clone() }, "samples"),
+        (TaskSettings { answers: Some(2), ..settings.clone() }, "answers"),
+        (TaskSettings { answers: Some(0), ..settings.clone() }, "answers"),
         (TaskSettings { temperature: Some(-1.0), ..settings.clone() }, "temperature"),
-        (TaskSettings { shots: Some(3), ..settings.clone() }, "shots"),
-        (TaskSettings { parts: vec!["x".to_owned()], ..settings.clone() }, "parts"),
     ] {
         let error = open_task("humaneval", &path, &refused).unwrap_err();
         assert!(matches!(&error, Error::Setting { option: found, .. } if *found == option), "{error}");

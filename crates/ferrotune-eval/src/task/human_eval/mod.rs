@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{
     Answered, CodeExecution, Document, Reply, Request, Scores, Task, TaskInfo, TaskSettings, data,
     data::Part,
+    settings::{Asking, NO_PARTS},
     table::{Header, Row, read_table},
 };
 use crate::{Error, Result, TaskDataProblem, sandbox::Sandbox};
@@ -56,7 +57,10 @@ pub(super) fn open(name: &'static str, path: &Path, settings: &TaskSettings) -> 
         return Err(Error::CodeExecutionNotAllowed { task: NAME });
     };
     let variant = Variant::named(name);
-    let (limits, samples) = drawing(&variant, settings)?;
+    let mut asking = Asking::new(NAME, VARIANTS, name);
+    asking
+        .refuse(settings, &[NO_PARTS, ("shots", "it has no examples"), ("examples", "it has no examples")])?;
+    let (limits, samples) = drawing(&variant, &mut asking, settings)?;
     let path = data::file(NAME, path, &["HumanEval", "humaneval", "openai_humaneval/test-00000-of-00001"])?;
     let table = read_table(NAME, &path, Header::FirstRow)?;
     table.require(&["task_id", "prompt", "entry_point", "canonical_solution", "test"])?;
@@ -86,47 +90,41 @@ pub(super) fn open(name: &'static str, path: &Path, settings: &TaskSettings) -> 
         });
     }
     let sandbox = Sandbox::open(sandbox.clone())?;
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, name),
-        params: data::params(&[
-            ("n_shot", 0.into()),
-            ("n_samples", samples.into()),
-            ("temperature", limits.temperature.into()),
-            ("top_p", limits.top_p.into()),
-            ("max_new_tokens", limits.max_new_tokens.into()),
-            ("timeout_s", sandbox.limits().wall.as_secs_f64().into()),
-            ("memory_bytes", sandbox.limits().memory_bytes.into()),
-            ("isolation", json!(sandbox.isolation())),
-        ]),
-        dataset: data::dataset(&path, &[&table], problems.len()),
-    };
+    let mut info = asking.info(data::dataset(&path, &[&table], problems.len()));
+    info.params = [
+        ("timeout_s", json!(sandbox.limits().wall.as_secs_f64())),
+        ("memory_bytes", json!(sandbox.limits().memory_bytes)),
+        ("isolation", json!(sandbox.isolation())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into_iter()
+    .collect();
     Ok(Box::new(HumanEval { info, problems, variant, limits, samples, sandbox }))
 }
 
 /// How answers are drawn: the variant's way, with what the settings change of it.
-fn drawing(variant: &Variant, settings: &TaskSettings) -> Result<(GenerationLimits, usize)> {
+fn drawing(
+    variant: &Variant,
+    asking: &mut Asking,
+    settings: &TaskSettings,
+) -> Result<(GenerationLimits, usize)> {
     let refuse = |option, found: String, expected| Err(Error::Setting { option, found, expected });
-    if let Some(shots) = settings.shots.filter(|&shots| shots > 0) {
-        return refuse("shots", shots.to_string(), "0: HumanEval has no examples");
-    }
-    if !settings.parts.is_empty() {
-        return refuse("parts", settings.parts.join(", "), "none: HumanEval has no parts");
-    }
-    let temperature = settings.temperature.unwrap_or(variant.temperature);
+    asking.note("n_shot", 0);
+    let temperature = asking.setting("temperature", variant.temperature, settings.temperature);
     if !temperature.is_finite() || temperature < 0.0 {
         return refuse("temperature", temperature.to_string(), "0 or above");
     }
-    let samples = settings.samples.unwrap_or(variant.samples);
+    let samples = asking.setting("n_samples", variant.samples, settings.answers);
     if samples == 0 || (samples > 1 && temperature == 0.0) {
         return refuse(
-            "samples",
+            "answers",
             format!("{samples} at temperature {temperature}"),
             "at least 1, and 1 at temperature 0, where all answers are the same",
         );
     }
+    asking.note("top_p", variant.top_p);
     let limits = GenerationLimits {
-        max_new_tokens: settings.max_new_tokens.unwrap_or(variant.max_new_tokens),
+        max_new_tokens: asking.setting("max_new_tokens", variant.max_new_tokens, settings.max_new_tokens),
         stop: variant.stop.iter().map(|&stop| stop.to_owned()).collect(),
         temperature,
         top_p: variant.top_p,
@@ -157,6 +155,7 @@ impl Task for HumanEval {
         Document {
             id: problem.id.clone(),
             group: None,
+            cluster: None,
             request: Request::Generation {
                 prompt: self.variant.prompt(problem),
                 limits: self.limits.clone(),

@@ -4,7 +4,6 @@ mod languages;
 
 use std::path::{Path, PathBuf};
 
-use ferrotune_core::GenerationLimits;
 use serde_json::Value;
 
 use self::languages::{ENGLISH_CLOSING, ENGLISH_STEPS, LANGUAGES, Language};
@@ -12,6 +11,7 @@ use super::{
     Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
     data::{self, Part},
     scoring::{Verdict, by_group, macro_mean, share},
+    settings::{Asking, GREEDY_TEXT},
     table::{Header, Row, Table, find_file, read_table},
 };
 use crate::{
@@ -53,6 +53,8 @@ struct Mgsm {
 #[derive(Debug)]
 struct Problem {
     id: String,
+    /// Its place in the file of its language, which is the same in all: they are translations of one another.
+    place: usize,
     language: &'static Language,
     question: String,
     /// As it is written, thousands commas included.
@@ -76,7 +78,12 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         "simple-evals" => Form::SimpleEvals,
         _ => Form::Direct,
     };
-    let shots = settings.shots.unwrap_or(0);
+    let usual_tokens = if form == Form::SimpleEvals { SIMPLE_EVALS_TOKENS } else { MAX_NEW_TOKENS };
+    let mut asking = Asking::new(NAME, VARIANTS, variant);
+    asking.refuse(settings, &GREEDY_TEXT)?;
+    asking.parts("languages", &settings.parts);
+    let shots = asking.shots(0, settings)?;
+    let max_new_tokens = asking.setting("max_new_tokens", usual_tokens, settings.max_new_tokens);
     let mut tables = Vec::new();
     let mut problems = Vec::new();
     for (language, file) in files(path, settings)? {
@@ -95,6 +102,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
                 .ok_or_else(|| too_few(path, language, shots, pool.1.len()))?;
             problems.push(Problem {
                 id: format!("{}/{index}", language.code),
+                place: index,
                 language,
                 question: table.text(row, "question")?.to_owned(),
                 answer: answer(&table, row)?,
@@ -104,22 +112,10 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         tables.push(table);
         tables.append(&mut pool.0);
     }
-    let max_new_tokens = settings.max_new_tokens.unwrap_or(match form {
-        Form::SimpleEvals => SIMPLE_EVALS_TOKENS,
-        _ => MAX_NEW_TOKENS,
-    });
     let mut codes: Vec<&str> = problems.iter().map(|problem| problem.language.code).collect();
     codes.dedup();
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, variant),
-        params: data::params(&[
-            ("n_shot", shots.into()),
-            ("max_new_tokens", max_new_tokens.into()),
-            ("languages", codes.into()),
-        ]),
-        dataset: data::dataset(path, &tables.iter().collect::<Vec<_>>(), problems.len()),
-    };
+    asking.note("languages", codes);
+    let info = asking.info(data::dataset(path, &tables.iter().collect::<Vec<_>>(), problems.len()));
     let loose = RawExactMatch { ignore_case: true, ignore_punctuation: true, ..RawExactMatch::default() };
     Ok(Box::new(Mgsm { info, form, problems, max_new_tokens, loose }))
 }
@@ -281,31 +277,21 @@ impl Task for Mgsm {
         let problem = &self.problems[index];
         let language = problem.language;
         let (question, stop) = if self.form == Form::SimpleEvals {
-            (format!("{}\n\n{}", language.instruction, problem.question), Vec::new())
+            (format!("{}\n\n{}", language.instruction, problem.question), vec![])
         } else {
             let question =
                 format!("{} {}\n{}", language.question, problem.question, self.form.closing(language));
-            (question, [language.question, "</s>", "<|im_end|>"].map(str::to_owned).to_vec())
+            (question, vec![language.question, "</s>", "<|im_end|>"])
+        };
+        let prompt = Prompt {
+            delimiter: if self.form == Form::Direct { "" } else { " " }.to_owned(),
+            ..Prompt::after(problem.examples.clone(), question)
         };
         Document {
             id: problem.id.clone(),
             group: Some(language.code.to_owned()),
-            request: Request::Generation {
-                prompt: Prompt {
-                    examples: problem.examples.clone(),
-                    question,
-                    delimiter: if self.form == Form::Direct { "" } else { " " }.to_owned(),
-                    ..Prompt::default()
-                },
-                limits: GenerationLimits {
-                    max_new_tokens: self.max_new_tokens,
-                    stop,
-                    temperature: 0.0,
-                    top_p: 1.0,
-                    seed: 0,
-                },
-                samples: 1,
-            },
+            cluster: Some(format!("problem {}", problem.place)),
+            request: Request::answer(prompt, &data::greedy(self.max_new_tokens, &stop)),
             references: vec![problem.answer.clone()],
         }
     }

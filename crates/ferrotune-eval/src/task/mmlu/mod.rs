@@ -15,6 +15,7 @@ use super::{
     Answered, Document, Example, Prompt, Request, Scores, Task, TaskInfo, TaskSettings, data,
     multiple_choice,
     scoring::{Verdict, by_group, chosen, macro_mean, share, with_pooled_stderr},
+    settings::{Asking, GREEDY_TEXT, NO_TEXT},
 };
 use crate::{
     Measurement, Result,
@@ -95,31 +96,25 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         _ => Form::LmEval,
     };
     let (shots, max_new_tokens, stop) = form.defaults();
-    let shots = settings.shots.unwrap_or(shots);
+    let mut asking = Asking::new(NAME, VARIANTS, variant);
+    asking.refuse(settings, &GREEDY_TEXT)?;
+    let shots = asking.shots(shots, settings)?;
+    let max_new_tokens = if max_new_tokens == 0 {
+        asking.refuse(settings, &[NO_TEXT])?;
+        0
+    } else {
+        asking.setting("max_new_tokens", max_new_tokens, settings.max_new_tokens)
+    };
+    if !settings.parts.is_empty() {
+        asking.parts("subjects", &settings.parts);
+        asking.note("subjects", settings.parts.clone());
+    }
+    let limits = data::greedy(max_new_tokens, stop);
     let split = if form == Form::FlanCot { Split::Validation } else { Split::Test };
     let read = files::questions(path, split, settings)?;
     let (dev, examples) = files::examples(path, settings, &read.questions, shots)?;
     let tables: Vec<_> = read.tables.iter().chain(&dev).collect();
-    let mut params = data::params(&[("n_shot", shots.into())]);
-    if !settings.parts.is_empty() {
-        params.insert("subjects".to_owned(), settings.parts.clone().into());
-    }
-    let limits = GenerationLimits {
-        max_new_tokens: settings.max_new_tokens.unwrap_or(max_new_tokens),
-        stop: stop.iter().map(|&text| text.to_owned()).collect(),
-        temperature: 0.0,
-        top_p: 1.0,
-        seed: 0,
-    };
-    if limits.max_new_tokens > 0 {
-        params.insert("max_new_tokens".to_owned(), limits.max_new_tokens.into());
-    }
-    let info = TaskInfo {
-        name: NAME.to_owned(),
-        variant: data::described(VARIANTS, variant),
-        params,
-        dataset: data::dataset(path, &tables, read.questions.len()),
-    };
+    let info = asking.info(data::dataset(path, &tables, read.questions.len()));
     Ok(Box::new(Mmlu {
         info,
         form,
@@ -235,23 +230,19 @@ impl Task for Mmlu {
             |shown: &Question| Example { question: self.question(shown), answer: self.answer(shown) };
         let prompt = Prompt {
             description: self.description(&question.subject),
-            examples: shown.iter().map(example).collect(),
-            question: self.question(question),
-            delimiter: " ".to_owned(),
-            answer_prefix: String::new(),
+            ..Prompt::after(shown.iter().map(example).collect(), self.question(question))
         };
         let request = match self.form {
             Form::LmEval | Form::Hendrycks => {
                 Request::Choices { prompt, choices: LETTERS.map(str::to_owned).to_vec() }
             }
             Form::Continuation => Request::Choices { prompt, choices: question.choices.to_vec() },
-            Form::Generative | Form::FlanCot | Form::SimpleEvals => {
-                Request::Generation { prompt, limits: self.limits.clone(), samples: 1 }
-            }
+            Form::Generative | Form::FlanCot | Form::SimpleEvals => Request::answer(prompt, &self.limits),
         };
         Document {
             id: question.id.clone(),
             group: Some(question.subject.clone()),
+            cluster: None,
             request,
             references: vec![LETTERS[question.answer].to_owned()],
         }

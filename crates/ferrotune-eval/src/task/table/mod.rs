@@ -8,8 +8,8 @@ mod parquet;
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{self, BufRead as _, BufReader, Read},
+    fs,
+    io::{self, BufRead as _, Read},
     path::{Path, PathBuf},
 };
 
@@ -59,10 +59,13 @@ pub fn read_table(task: &str, path: &Path, header: Header<'_>) -> Result<Table> 
     let reader = Reader { task, path };
     let (kind, compression) =
         kind_of(path).ok_or_else(|| reader.problem(TaskDataProblem::UnknownExtension))?;
+    // Read once, so that the digest is of what the rows come from.
+    let raw = fs::read(path).map_err(|source| reader.unreadable(source))?;
+    let sha256 = digest::of_bytes(&raw);
     let (columns, rows) = if kind == Kind::Parquet {
-        parquet::rows(&reader)?
+        parquet::rows(&reader, raw)?
     } else {
-        let bytes = reader.text(compression)?;
+        let bytes = reader.text(raw, compression)?;
         match kind {
             Kind::Json => json(&reader, &bytes)?,
             Kind::JsonLines => json_lines(&reader, &bytes)?,
@@ -76,7 +79,6 @@ pub fn read_table(task: &str, path: &Path, header: Header<'_>) -> Result<Table> 
     if rows.is_empty() {
         return Err(reader.problem(TaskDataProblem::Empty));
     }
-    let sha256 = digest::of_file(path).map_err(|source| reader.unreadable(source))?;
     Ok(Table { path: path.to_owned(), sha256, columns, rows, task: task.to_owned() })
 }
 
@@ -226,18 +228,21 @@ impl Reader<'_> {
     }
 
     /// The unpacked bytes of a text file, without a byte order mark.
-    fn text(&self, compression: Compression) -> Result<Vec<u8>> {
-        let mut file = BufReader::new(File::open(self.path).map_err(|source| self.unreadable(source))?);
-        let mut bytes = Vec::new();
-        let unpacked: Box<dyn Read> = match compression {
-            Compression::None => Box::new(&mut file),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            Compression::Zstd => Box::new(
-                zstd::stream::read::Decoder::with_buffer(file).map_err(|source| self.unreadable(source))?,
-            ),
+    fn text(&self, raw: Vec<u8>, compression: Compression) -> Result<Vec<u8>> {
+        let mut unpacked = Vec::new();
+        let packed = raw.as_slice();
+        let mut bytes = match compression {
+            Compression::None => raw,
+            Compression::Gzip => {
+                let read = flate2::bufread::MultiGzDecoder::new(packed).read_to_end(&mut unpacked);
+                read.map(|_| unpacked).map_err(|source| self.unreadable(source))?
+            }
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(packed);
+                let read = decoder.and_then(|mut decoder| decoder.read_to_end(&mut unpacked));
+                read.map(|_| unpacked).map_err(|source| self.unreadable(source))?
+            }
         };
-        let mut unpacked = unpacked;
-        unpacked.read_to_end(&mut bytes).map_err(|source| self.unreadable(source))?;
         if bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }

@@ -1,8 +1,6 @@
-use std::{
-    fs::File,
-    panic::{self, AssertUnwindSafe},
-};
+use std::panic::{self, AssertUnwindSafe};
 
+use bytes::Bytes;
 use parquet::{
     file::reader::{FileReader as _, SerializedFileReader},
     record::{Field, Row as ParquetRow},
@@ -13,14 +11,13 @@ use super::{Reader, Row, Rows};
 use crate::Result;
 
 /// The rows of a Parquet file: texts, numbers, booleans, and lists and groups of them.
-pub(super) fn rows(reader: &Reader<'_>) -> Result<Rows> {
-    let file = File::open(reader.path).map_err(|source| reader.unreadable(source))?;
+pub(super) fn rows(reader: &Reader<'_>, file: Vec<u8>) -> Result<Rows> {
     // The decoder asserts on some pages of a damaged file instead of giving an error; what it had in hand is dropped.
-    panic::catch_unwind(AssertUnwindSafe(|| read(reader, file)))
+    panic::catch_unwind(AssertUnwindSafe(|| read(reader, file.into())))
         .unwrap_or_else(|_| Err(reader.damaged("one of its pages", "its bytes cannot be decoded")))
 }
 
-fn read(reader: &Reader<'_>, file: File) -> Result<Rows> {
+fn read(reader: &Reader<'_>, file: Bytes) -> Result<Rows> {
     let damaged = |place: String| move |error| reader.damaged(place, error);
     let parquet = SerializedFileReader::new(file).map_err(damaged("its metadata".to_owned()))?;
     let schema = parquet.metadata().file_metadata().schema_descr();

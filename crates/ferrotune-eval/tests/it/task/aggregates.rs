@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
+use ferrotune_core::{Generation, StopReason};
 use ferrotune_eval::{
-    Error,
+    Error, Record, Run, Tally,
     benchmark::{LabelExtractor, rest_of_line, same_rational},
     quality_index::QualityIndex,
-    task::{Request, RunOptions, Task, TaskOutcome, TaskSettings, open_task, run_task},
+    statistics::{Bootstrap, mean_stderr, wilson_interval},
+    task::{
+        Answered, Document, Reply, Request, RunOptions, Scores, Task, TaskOutcome, TaskSettings, open_task,
+        run_task,
+    },
 };
 use serde_json::json;
 
@@ -95,21 +100,42 @@ fn an_order_by_record_does_not_depend_on_other_records() {
 }
 
 #[test]
-fn a_math_solution_without_a_box_is_a_counted_failure() {
+fn math_problems_are_scored_by_level_and_subject() {
     let folder = tempfile::tempdir().unwrap();
     let line =
         |solution: &str| json!({"problem": "p", "solution": solution, "level": 3, "subject": "Algebra"});
-    let lines = [line(r"\boxed{0.5}"), line(r"\fbox{2}")].map(|line| line.to_string() + "\n").concat();
+    let lines = [line(r"\boxed{0.5}"), line(r"\boxed{2}")].map(|line| line.to_string() + "\n").concat();
     write(folder.path(), "test.jsonl", &lines);
     let task = open_task("math", folder.path(), &any_rows()).unwrap();
     let mut model = Echo { answer: Some(|_| r"$\frac{2}{4}$".to_owned()), ..Echo::default() };
     let outcome = run(task.as_ref(), &mut model);
     let record = |name: &str| outcome.records.iter().find(|record| record.metric == name).unwrap();
     let counts = |name: &str| (record(name).value, record(name).n_scored, record(name).n_failed);
-    assert_eq!(counts("math"), (Some(0.0), 1, 1));
-    assert_eq!(counts("math_numeric"), (Some(1.0), 1, 1));
+    assert_eq!(counts("math"), (Some(0.0), 2, 0));
+    assert_eq!(counts("math_numeric"), (Some(0.5), 2, 0));
     assert_eq!(record("math/Level 3").n_total, 2);
     assert_eq!(record("math/Algebra").n_total, 2);
+}
+
+#[test]
+fn a_math_solution_without_a_box_is_found_before_a_model_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = |solution: &str| json!({"problem": "p", "solution": solution}).to_string() + "\n";
+    let good = line(r"\boxed{1}");
+    write(folder.path(), "test.jsonl", &(good.clone() + &line("It is 2.") + &good));
+    let error = open_task("math", folder.path(), &any_rows()).unwrap_err().to_string();
+    assert!(
+        error.contains("test.jsonl") && error.contains("line 2, column `solution` is \"It is 2.\""),
+        "{error}"
+    );
+    // One file per problem, and among the examples too.
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "test/algebra/1.json", &good);
+    write(folder.path(), "train/algebra/8.json", &line("It is 2."));
+    open_task("math", folder.path(), &any_rows()).unwrap();
+    let settings = TaskSettings { shots: Some(1), ..any_rows() };
+    let error = open_task("math", folder.path(), &settings).unwrap_err().to_string();
+    assert!(error.contains("8.json") && error.contains("column `solution`"), "{error}");
 }
 
 #[test]
@@ -196,4 +222,75 @@ fn choices_follow_the_prompt_after_one_space() {
     let outcome = run(task.as_ref(), &mut model);
     assert_eq!(outcome.samples[0].log_likelihoods.len(), 4);
     assert!(outcome.records[0].params.contains_key("stderr_pooled_over_groups"));
+}
+
+/// A reply for each document of a task, right where `is_right` says so of its id.
+fn replies(task: &dyn Task, right: fn(&Document) -> String, is_right: fn(&str) -> bool) -> Vec<Answered> {
+    let reply = |index: usize| {
+        let document = task.document(index);
+        let text = if is_right(&document.id) { right(&document) } else { "nothing".to_owned() };
+        let generation = Generation { text, tokens: 1, stop: StopReason::Length, dropped: 0 };
+        Answered { index, document, prompt_sha: String::new(), reply: Reply::Generations(vec![generation]) }
+    };
+    (0..task.len()).map(reply).collect()
+}
+
+fn record(scores: &Scores, metric: &str) -> Record {
+    let all = scores.per_document.iter().chain(&scores.aggregates);
+    let found = all.filter(|measurement| measurement.metric == metric).next().unwrap();
+    Record::new(&Run::default(), found, &Bootstrap::default(), 0.0).unwrap()
+}
+
+const NORMAL: f64 = 1.959_963_984_540_054;
+
+#[test]
+fn the_orders_of_a_question_are_one_question() {
+    let header =
+        "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n";
+    let row = |i: usize| format!("r{i},q{i},right{i},a{i},b{i},c{i}\n");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "gpqa_diamond.csv", &(header.to_owned() + &(0..20).map(row).collect::<String>()));
+    let task = open_task("gpqa:simple-evals", folder.path(), &any_rows()).unwrap();
+    assert_eq!(task.len(), 80);
+    // Questions 10 to 19 are answered right under all four orders.
+    let right = |document: &Document| format!("Answer: {}", &document.references[0][1..2]);
+    let scores =
+        task.score(&replies(task.as_ref(), right, |id| id.starts_with("r1") && id.len() > 4)).unwrap();
+    let record = record(&scores, "gpqa");
+    assert_eq!((record.value, record.n_scored), (Some(0.5), 80));
+    let questions: Vec<f64> = (0..20).map(|i| f64::from(u8::from(i >= 10))).collect();
+    crate::assert_close(record.stderr.unwrap(), mean_stderr(&questions).unwrap(), "standard error");
+    let (low, high) = wilson_interval(10, 20, NORMAL).unwrap();
+    let [found_low, found_high] = record.ci95.unwrap();
+    crate::assert_close(found_low, low, "lower end");
+    crate::assert_close(found_high, high, "upper end");
+    assert!(record.ci_method.contains("20 clusters"), "{}", record.ci_method);
+}
+
+#[test]
+fn the_languages_of_a_problem_are_one_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..10).map(|i| format!("How many are {i}?\t{i}\n")).collect();
+    for code in ["de", "en", "fr"] {
+        write(folder.path(), &format!("mgsm_{code}.tsv"), &lines);
+    }
+    let task = open_task("mgsm", folder.path(), &any_rows()).unwrap();
+    let right = |document: &Document| document.references[0].clone();
+    let scores = task.score(&replies(task.as_ref(), right, |id| "0123".contains(&id[3..]))).unwrap();
+    let problems: Vec<f64> = (0..10).map(|i| f64::from(u8::from(i < 4))).collect();
+    let (low, high) = wilson_interval(4, 10, NORMAL).unwrap();
+    for metric in ["mgsm", "mgsm/group_latin", "mgsm/de"] {
+        let record = record(&scores, metric);
+        crate::assert_close(record.stderr.unwrap(), mean_stderr(&problems).unwrap(), metric);
+        let [found_low, found_high] = record.ci95.unwrap();
+        crate::assert_close(found_low, low, metric);
+        crate::assert_close(found_high, high, metric);
+    }
+    // The mean of the languages' means is the same value here, and so is the mean of every resample of problems, each of
+    // which has all languages: the bootstrap of one language.
+    let bootstrap = Bootstrap::default().interval(&Tally::mean_of(&problems)).unwrap().unwrap();
+    let record = record(&scores, "mgsm_macro");
+    crate::assert_close(record.stderr.unwrap(), bootstrap.stderr, "mgsm_macro");
+    crate::assert_close(record.ci95.unwrap()[0], bootstrap.low, "mgsm_macro");
+    crate::assert_close(record.ci95.unwrap()[1], bootstrap.high, "mgsm_macro");
 }
