@@ -102,7 +102,7 @@ fn compile_shim(libtorch: &Path) {
         // libtorch's headers are somebody else's: as system headers they do not warn.
         .flag(format!("-isystem{}", include.display()))
         .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
-        .files(["csrc/autograd.cpp", "csrc/flops.cpp", "csrc/runtime.cpp"])
+        .files(["csrc/autograd.cpp", "csrc/flops.cpp", "csrc/runtime.cpp", "csrc/threads.cpp"])
         .compile("ferrotune_torch_shim");
 }
 

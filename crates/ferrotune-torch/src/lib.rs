@@ -7,6 +7,7 @@
 //! * [`Function`] and [`apply`]: a differentiable operation written in Rust. [`backward`], [`grad`] and [`with_grad`]
 //!   start passes, also inside a pass. [`SharedTensor`] is a frozen tensor that functions on several threads read.
 //! * [`cuda`]: finds and loads libtorch's CUDA half at run time, so that one binary runs with and without a GPU.
+//! * [`on_each_thread`]: work on libtorch's own threads.
 //! * [`fused_adamw`]: one optimizer step over lists of tensors.
 //! * [`generator`], [`memory`], [`flops`], [`version`]: what a resumable, measured run asks of libtorch.
 //!
@@ -34,6 +35,7 @@ mod function;
 pub mod generator;
 pub mod memory;
 mod optimizer;
+mod threads;
 pub mod version;
 
 pub use autograd::{backward, grad, grad_enabled, with_grad};
@@ -41,3 +43,4 @@ pub use error::{BoxError, Error, Result, Stage};
 pub use ffi::SharedTensor;
 pub use function::{Forward, Function, apply};
 pub use optimizer::{AdamW, fused_adamw};
+pub use threads::on_each_thread;

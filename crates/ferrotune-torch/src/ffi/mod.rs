@@ -10,6 +10,7 @@ mod loader;
 mod node;
 mod shared;
 mod shim;
+mod threads;
 
 pub(crate) use allocator::set_mapped_block_bytes;
 pub(crate) use loader::load_global;
@@ -20,3 +21,4 @@ pub(crate) use shim::{
     device_memory, fused_adamw, generator_seed, generator_set_state, generator_state, grad, grad_enabled,
     has_cuda, reset_peak_device_memory, runtime_version, set_grad_enabled, synchronize, trim_heap,
 };
+pub(crate) use threads::on_each_thread;

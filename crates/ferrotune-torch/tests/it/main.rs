@@ -12,3 +12,4 @@ mod lifetimes;
 mod measures;
 mod process;
 mod recomputation;
+mod threads;
