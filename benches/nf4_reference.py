@@ -1,4 +1,7 @@
-"""bitsandbytes on the CPU, for benches/nf4.rs: reads the name of an operation from each line, runs it once, prints its seconds.
+"""bitsandbytes on the CPU, for benches/nf4.rs: reads "SETTING: OPERATION" from each line, makes a run of it, prints its seconds.
+
+A run is the operation once to warm up and seven times under the clock; its median counts. In the setting "after other work" a dense
+product of one row with another matrix goes before each call, outside its time.
 
 The first line is a JSON object: {"size": rows and columns of the matrix, "threads": threads}.
 """
@@ -30,10 +33,22 @@ operations = {
 for m, x in activations.items():
     operations[f"product {m}"] = lambda x=x: bnb.matmul_4bit(x, packed.t(), quant_state=state)
 
+other = torch.randn(size, size)
+
+
+def run(operation, after_other_work, calls=7):
+    seconds = []
+    for _ in range(calls + 1):
+        if after_other_work:
+            torch.nn.functional.linear(activations[1], other)
+        start = time.perf_counter()
+        operation()
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[calls // 2]
+
+
 with torch.no_grad():
     print(json.dumps({"bitsandbytes": bnb.__version__, "torch": torch.__version__}), flush=True)
     for line in sys.stdin:
-        operation = operations[line.strip()]
-        start = time.perf_counter()
-        operation()
-        print(time.perf_counter() - start, flush=True)
+        setting, name = line.strip().split(": ")
+        print(run(operations[name], setting == "after other work"), flush=True)

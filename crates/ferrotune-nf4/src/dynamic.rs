@@ -1,9 +1,7 @@
 //! The second level: scales in eight bits, blocks of 256, the signed dynamic map.
 
-use rayon::prelude::*;
-
 use crate::{
-    Error,
+    Error, Threads,
     codebook::check_map,
     error::{expect_finite, expect_len},
     scalar::reciprocal,
@@ -11,6 +9,9 @@ use crate::{
 
 /// How many scales share a second-level scale.
 pub const NESTED_BLOCK_SIZE: usize = 256;
+
+/// Numbers to a task: whole blocks, enough to hide what scheduling costs.
+const TASK: usize = 16 * NESTED_BLOCK_SIZE;
 
 const DECADES: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 
@@ -100,6 +101,7 @@ fn code(scaled: f32) -> u8 {
 ///
 /// [`Error::Length`] for buffers of other lengths, [`Error::NotFinite`] for a difference that is not finite.
 pub fn quantize_dynamic(
+    threads: Threads,
     values: &[f32],
     offset: f32,
     codes: &mut [u8],
@@ -109,18 +111,18 @@ pub fn quantize_dynamic(
     expect_len("nested_absmax", absmax.len(), values.len().div_ceil(NESTED_BLOCK_SIZE))?;
     expect_finite("absmax", values)?;
     expect_finite("nested_offset", &[offset])?;
-    values
-        .par_chunks(NESTED_BLOCK_SIZE)
-        .zip(codes.par_chunks_mut(NESTED_BLOCK_SIZE))
-        .zip(absmax.par_iter_mut())
-        .with_min_len(16)
-        .for_each(|((values, codes), absmax)| {
+    let tasks =
+        values.chunks(TASK).zip(codes.chunks_mut(TASK)).zip(absmax.chunks_mut(TASK / NESTED_BLOCK_SIZE));
+    threads.for_each(tasks, |((values, codes), absmax)| {
+        let blocks = values.chunks(NESTED_BLOCK_SIZE).zip(codes.chunks_mut(NESTED_BLOCK_SIZE)).zip(absmax);
+        for ((values, codes), absmax) in blocks {
             *absmax = values.iter().fold(0.0, |most: f32, value| most.max((value - offset).abs()));
             let factor = reciprocal(*absmax);
             for (to, value) in codes.iter_mut().zip(values) {
                 *to = code((value - offset) * factor);
             }
-        });
+        }
+    });
     expect_finite("nested_absmax", absmax)
 }
 

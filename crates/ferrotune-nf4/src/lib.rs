@@ -10,8 +10,8 @@
 //! - [`cuda`] does the same in device memory, where there is a GPU.
 //!
 //! Kernels for AVX2, AVX-512 and NEON are chosen at run time by [`Isa::best`]; the reference in plain Rust stands beside them and
-//! gives the same codes, scales and weights bit for bit. Work is spread over the current rayon pool. Results go into
-//! the caller's buffers, and the hot paths allocate nothing but [`Scratch`], once. Indices are `usize`: tensors with more than
+//! gives the same codes, scales and weights bit for bit. Work is spread over the current rayon pool, or over the [`Threads`] that a
+//! caller lends. Results go into the caller's buffers, and the hot paths allocate nothing but [`Scratch`], once. Indices are `usize`: tensors with more than
 //! 2³¹ weights need nothing special on a 64-bit machine.
 
 mod codebook;
@@ -26,6 +26,7 @@ mod quantize;
 mod scalar;
 mod scales;
 mod simd;
+mod threads;
 
 pub use self::{
     codebook::{BlockSize, Codebook, packed_len},
@@ -37,4 +38,5 @@ pub use self::{
     product::{MOST_ROWS, PackedMatrix, Scratch},
     quantize::quantize,
     scales::{Scales, quantize_scales},
+    threads::{Cpu, Threads},
 };

@@ -1,8 +1,6 @@
-use rayon::prelude::*;
-
 use crate::{
-    BlockSize, Codebook, Element, Error, Isa, Scales, codebook::packed_len, error::expect_len, isa::Level,
-    scalar,
+    BlockSize, Codebook, Cpu, Element, Error, Isa, Scales, codebook::packed_len, error::expect_len,
+    isa::Level, scalar,
 };
 
 /// Scales decoded at a time, on the stack.
@@ -71,24 +69,30 @@ impl<'a> Packed<'a> {
         self.scales
     }
 
-    /// Unpacks the whole tensor into `out`, on all threads of the current pool.
+    /// Unpacks the whole tensor into `out`.
     ///
     /// A weight is `table[code] * scale`, rounded to f32 and then to `T`. Nothing is allocated.
     ///
     /// # Errors
     ///
     /// [`Error::Length`] if `out` has another length.
-    pub fn dequantize<T: Element>(&self, isa: Isa, out: &mut [T]) -> Result<(), Error> {
+    pub fn dequantize<T: Element>(&self, cpu: impl Into<Cpu>, out: &mut [T]) -> Result<(), Error> {
         expect_len("output", out.len(), self.len)?;
-        self.dequantize_range(isa, 0, out)
+        self.dequantize_range(cpu, 0, out)
     }
 
-    /// Unpacks `out.len()` weights from the flat index `start` on, on all threads of the current pool.
+    /// Unpacks `out.len()` weights from the flat index `start` on.
     ///
     /// # Errors
     ///
     /// [`Error::Range`] if the range reaches past the end.
-    pub fn dequantize_range<T: Element>(&self, isa: Isa, start: usize, out: &mut [T]) -> Result<(), Error> {
+    pub fn dequantize_range<T: Element>(
+        &self,
+        cpu: impl Into<Cpu>,
+        start: usize,
+        out: &mut [T],
+    ) -> Result<(), Error> {
+        let Cpu { isa, threads } = cpu.into();
         let end = start.saturating_add(out.len());
         if end > self.len {
             return Err(Error::Range { start, end, len: self.len });
@@ -96,12 +100,12 @@ impl<'a> Packed<'a> {
         let size = self.block_size.get();
         let head = (start.next_multiple_of(size) - start).min(out.len());
         let (head, body) = out.split_at_mut(head);
-        self.unpack_within_block(start, head);
+        self.unpack_within_block(isa, start, head);
         let start = start + head.len();
         let task = TASK.max(size);
         // What does not fit in the caches anyway need not be read into them before it is overwritten.
         let past_caches = size_of_val(body) >= STREAMED;
-        body.par_chunks_mut(task).enumerate().for_each(|(index, out)| {
+        threads.for_each(body.chunks_mut(task).enumerate(), |(index, out)| {
             self.unpack_blocks(isa, start + index * task, past_caches, out);
         });
         Ok(())
@@ -111,15 +115,15 @@ impl<'a> Packed<'a> {
     pub(crate) fn unpack<T: Element>(&self, isa: Isa, start: usize, out: &mut [T]) {
         let head = (start.next_multiple_of(self.block_size()) - start).min(out.len());
         let (head, body) = out.split_at_mut(head);
-        self.unpack_within_block(start, head);
+        self.unpack_within_block(isa, start, head);
         self.unpack_blocks(isa, start + head.len(), false, body);
     }
 
     /// Unpacks a range that ends where its block does, or before.
-    fn unpack_within_block<T: Element>(&self, start: usize, out: &mut [T]) {
+    fn unpack_within_block<T: Element>(&self, isa: Isa, start: usize, out: &mut [T]) {
         if !out.is_empty() {
             let mut scale = [0.0];
-            self.scales.decode(start / self.block_size(), &mut scale);
+            self.scales.decode(isa, start / self.block_size(), &mut scale);
             scalar::dequantize_block(self.codebook.table(), self.bytes, start, scale[0], out);
         }
     }
@@ -135,7 +139,7 @@ impl<'a> Packed<'a> {
         for (index, out) in out.chunks_mut(SCALES * size).enumerate() {
             let start = start + index * SCALES * size;
             let scales = &mut scales[..out.len().div_ceil(size)];
-            self.scales.decode(start / size, scales);
+            self.scales.decode(isa, start / size, scales);
             let packed = &self.bytes[start / 2..(start + out.len()).div_ceil(2)];
             match isa.level() {
                 Level::Scalar => scalar::dequantize(self.codebook.table(), size, packed, scales, out),

@@ -2,12 +2,10 @@
 //!
 //! A row of W is read as 32-bit words of eight codes, one word to a lane. A lane's eight weights lie in one block, because
 //! blocks are multiples of 32 and rows multiples of 8, so a scale for each lane suffices, whatever the block size and
-//! however blocks straddle rows. Activations are laid out once to match: word position by word position ("plane"), lane by
+//! however blocks straddle rows; kernels pick it from the scales of the sixteen blocks that a step can touch. Activations are laid out once to match: word position by word position ("plane"), lane by
 //! lane.
 
-use rayon::prelude::*;
-
-use crate::{Element, Error, Isa, Packed, error::expect_len, isa::Level};
+use crate::{Cpu, Element, Error, Isa, Packed, error::expect_len, isa::Level};
 
 /// The most rows of activations that a packed product takes; beyond them dequantizing once is cheaper.
 pub const MOST_ROWS: usize = 16;
@@ -15,8 +13,14 @@ pub const MOST_ROWS: usize = 16;
 /// Weights to a lane: the codes of a 32-bit word.
 pub(crate) const PER_LANE: usize = 8;
 
-/// Columns whose lane scales are decoded at a time, on the stack. A multiple of every kernel's step.
+/// Columns whose scales are decoded at a time, on the stack. A multiple of every kernel's step.
 pub(crate) const SEGMENT: usize = 4096;
+
+/// Lanes of the longest vector.
+pub(crate) const MOST_LANES: usize = 16;
+
+/// Room for the scales of a segment that begins within a block of 32, and for a vector of them from the last one on.
+pub(crate) const SCALES: usize = SEGMENT / 32 + 1 + MOST_LANES;
 
 /// Activations that stay in the first-level cache beside a row's bytes and scales: 32 KiB.
 const CACHED: usize = 8192;
@@ -29,6 +33,19 @@ const CACHE_LINE: usize = 64;
 
 /// Rows of W to a task.
 const TASK: usize = 32;
+
+/// A piece of a packed row, up to [`SEGMENT`] columns, as kernels read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    /// A multiple of four.
+    pub(crate) bytes: &'a [u8],
+    /// One for each block, and then at least [`MOST_LANES`] zeros.
+    pub(crate) scales: &'a [f32; SCALES],
+    /// Block sizes are powers of two: this one.
+    pub(crate) shift: u32,
+    /// How many weights of the first block come before the piece.
+    pub(crate) phase: usize,
+}
 
 /// Which element of its eight a lane finds at bits `4 * plane` of its word: the high nibble of a byte comes first.
 const PLANE: [usize; PER_LANE] = [1, 0, 3, 2, 5, 4, 7, 6];
@@ -64,7 +81,7 @@ impl<'a> PackedMatrix<'a> {
         }
     }
 
-    /// Writes `x Wᵀ` into `y`, on all threads of the current pool.
+    /// Writes `x Wᵀ` into `y`.
     ///
     /// `x` is `[batch, columns]`, `y` is `[batch, rows]`, with a batch of 1 to [`MOST_ROWS`]. Sums are in f32. With `u = 2⁻²⁴`
     /// and `n = columns / 4 + 32`, each sum is, barring underflow, within `n u / (1 - n u) · Σ |x| |w|` of the exact product with the
@@ -76,7 +93,7 @@ impl<'a> PackedMatrix<'a> {
     /// infinite activations go through to the rows they belong to.
     pub fn product<T: Element>(
         &self,
-        isa: Isa,
+        cpu: impl Into<Cpu>,
         batch: usize,
         x: &[T],
         y: &mut [T],
@@ -91,12 +108,13 @@ impl<'a> PackedMatrix<'a> {
             y.fill(T::from_f32(0.0));
             return Ok(());
         }
+        let Cpu { isa, threads } = cpu.into();
         let lanes = if self.columns.is_multiple_of(PER_LANE) { lanes(isa) } else { 1 };
         let tile = if lanes == 1 { 1 } else { tile(isa) };
         let Scratch { activations, results } = scratch;
         let activations = arrange(x, batch, self.columns, lanes, tile, activations);
         results.resize(self.rows * batch, 0.0);
-        results.par_chunks_mut(TASK * batch).enumerate().for_each(|(task, out)| {
+        threads.for_each(results.chunks_mut(TASK * batch).enumerate(), |(task, out)| {
             if lanes == 1 {
                 self.reference(isa, task * TASK, activations, batch, out);
             } else {
@@ -141,7 +159,7 @@ impl<'a> PackedMatrix<'a> {
         let count = out.len() / batch;
         let step = lanes(isa) * PER_LANE;
         let padded = self.columns.next_multiple_of(step);
-        let mut scales = [[0.0f32; SEGMENT / PER_LANE]; ROWS];
+        let mut scales = [[0.0f32; SCALES]; ROWS];
         out.fill(0.0);
         for (m, x) in x.chunks(tile * padded).enumerate() {
             let width = tile.min(batch - m * tile);
@@ -152,15 +170,13 @@ impl<'a> PackedMatrix<'a> {
                 for row in (0..count).step_by(ROWS) {
                     // The last row of an odd number is worked on twice over; its second result is dropped.
                     let rows: [usize; ROWS] = std::array::from_fn(|r| first + (row + r).min(count - 1));
-                    for (scales, row) in scales.iter_mut().zip(rows) {
-                        self.lane_scales(row * self.columns + start, len, step, scales);
-                    }
-                    let bytes = rows.map(|row| {
-                        let begin = (row * self.columns + start) / 2;
-                        &self.packed.bytes()[begin..begin + len / 2]
-                    });
+                    let [first, second] = &mut scales;
+                    let pieces = [
+                        self.piece(isa, rows[0] * self.columns + start, len, first),
+                        self.piece(isa, rows[1] * self.columns + start, len, second),
+                    ];
                     let mut sums = [[0.0f32; MOST_ROWS]; ROWS];
-                    multiply(isa, self.packed.codebook().table(), bytes, &scales, width, x, &mut sums);
+                    multiply(isa, self.packed.codebook().table(), &pieces, width, x, &mut sums);
                     for (r, sums) in sums.iter().enumerate().take(count - row) {
                         let out = &mut out[(row + r) * batch + m * tile..][..width];
                         out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
@@ -170,41 +186,19 @@ impl<'a> PackedMatrix<'a> {
         }
     }
 
-    /// A scale for each lane of `len` weights from the flat index `start` on, and zeros up to a whole step.
-    fn lane_scales(&self, start: usize, len: usize, step: usize, out: &mut [f32; SEGMENT / PER_LANE]) {
-        // Block sizes are powers of two; a division for each block would cost as much as the products.
+    /// A piece of a row, whose scales are decoded into `scales`, with zeros for the lanes beyond it.
+    fn piece<'s>(&self, isa: Isa, start: usize, len: usize, scales: &'s mut [f32; SCALES]) -> Piece<'s>
+    where
+        'a: 's,
+    {
+        // Block sizes are powers of two; a division for each row would cost as much as its products.
         let shift = self.packed.block_size().trailing_zeros();
-        let first = start >> shift;
-        let mut scales = [0.0; SEGMENT / 32 + 1];
-        let scales = &mut scales[..((start + len - 1) >> shift) - first + 1];
-        self.packed.scales().decode(first, scales);
-        let (lanes, rest) = out.split_at_mut(len / PER_LANE);
-        rest[..(len.next_multiple_of(step) - len) / PER_LANE].fill(0.0);
-        // Lanes of the first block, which a row may begin in the middle of.
-        let head = ((((first + 1) << shift) - start) / PER_LANE).min(lanes.len());
-        let (head, lanes) = lanes.split_at_mut(head);
-        head.fill(scales[0]);
-        let per_block = self.packed.block_size() / PER_LANE;
-        match per_block {
-            4 => spread::<4>(&scales[1..], lanes),
-            8 => spread::<8>(&scales[1..], lanes),
-            _ => {
-                for (lanes, &scale) in lanes.chunks_mut(per_block).zip(&scales[1..]) {
-                    lanes.fill(scale);
-                }
-            }
-        }
-    }
-}
-
-/// Repeats each scale `N` times; the last as often as there is room.
-fn spread<const N: usize>(scales: &[f32], lanes: &mut [f32]) {
-    let (whole, rest) = lanes.as_chunks_mut::<N>();
-    for (lanes, &scale) in whole.iter_mut().zip(scales) {
-        *lanes = [scale; N];
-    }
-    if let Some(&scale) = scales.get(whole.len()) {
-        rest.fill(scale);
+        let (first, last) = (start >> shift, (start + len - 1) >> shift);
+        let (known, beyond) = scales.split_at_mut(last - first + 1);
+        self.packed.scales().decode(isa, first, known);
+        beyond[..MOST_LANES].fill(0.0);
+        let bytes = &self.packed.bytes()[start / 2..(start + len) / 2];
+        Piece { bytes, scales, shift, phase: start - (first << shift) }
     }
 }
 
@@ -239,8 +233,7 @@ fn tile(isa: Isa) -> usize {
 fn multiply(
     isa: Isa,
     table: &[f32; 16],
-    bytes: [&[u8]; ROWS],
-    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    rows: &[Piece<'_>; ROWS],
     width: usize,
     x: &[f32],
     sums: &mut [[f32; MOST_ROWS]; ROWS],
@@ -251,9 +244,9 @@ fn multiply(
         #[cfg(target_arch = "aarch64")]
         Level::Neon => {}
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => crate::simd::multiply_avx2(isa, table, bytes, scales, width, x, sums),
+        Level::Avx2 => crate::simd::multiply_avx2(isa, table, rows, width, x, sums),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => crate::simd::multiply_avx512(isa, table, bytes, scales, width, x, sums),
+        Level::Avx512 => crate::simd::multiply_avx512(isa, table, rows, width, x, sums),
     }
 }
 

@@ -1,13 +1,13 @@
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
-    BlockSize, Codebook, Element, Error, Isa, codebook::packed_len, error::expect_len, isa::Level, scalar,
+    BlockSize, Codebook, Cpu, Element, Error, codebook::packed_len, error::expect_len, isa::Level, scalar,
 };
 
 /// About how many weights a task takes: enough to hide what scheduling costs, few enough to stay in the cache.
 const TASK: usize = 1 << 15;
 
-/// Quantizes weights into packed codes and one scale for each block, on all threads of the current pool.
+/// Quantizes weights into packed codes and one scale for each block.
 ///
 /// `packed` holds [`packed_len`] bytes, `absmax` [`BlockSize::blocks`] entries; nothing is allocated. What the bytes
 /// mean is written in `docs/nf4.md`.
@@ -28,7 +28,7 @@ const TASK: usize = 1 << 15;
 /// # Ok::<(), ferrotune_nf4::Error>(())
 /// ```
 pub fn quantize<T: Element>(
-    isa: Isa,
+    cpu: impl Into<Cpu>,
     codebook: Codebook,
     block_size: BlockSize,
     weights: &[T],
@@ -37,15 +37,19 @@ pub fn quantize<T: Element>(
 ) -> Result<(), Error> {
     expect_len("packed weights", packed.len(), packed_len(weights.len()))?;
     expect_len("absmax", absmax.len(), block_size.blocks(weights.len()))?;
+    let Cpu { isa, threads } = cpu.into();
     let size = block_size.get();
     let bounds = codebook.bounds();
     // A task is a whole number of blocks, and so of bytes.
     let task = TASK.max(size);
-    let finite = weights
-        .par_chunks(task)
-        .zip(packed.par_chunks_mut(task / 2))
-        .zip(absmax.par_chunks_mut(task / size))
-        .all(|((weights, packed), absmax)| match isa.level() {
+    let tasks = weights.chunks(task).zip(packed.chunks_mut(task / 2)).zip(absmax.chunks_mut(task / size));
+    let finite = AtomicBool::new(true);
+    threads.for_each(tasks, |((weights, packed), absmax)| {
+        // Once a weight was not finite, the rest does not matter.
+        if !finite.load(Ordering::Relaxed) {
+            return;
+        }
+        let all = match isa.level() {
             Level::Scalar => scalar::quantize(bounds, size, weights, packed, absmax),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => crate::simd::quantize_avx2(isa, codebook, size, weights, packed, absmax),
@@ -53,8 +57,12 @@ pub fn quantize<T: Element>(
             Level::Avx512 => crate::simd::quantize_avx512(isa, codebook, size, weights, packed, absmax),
             #[cfg(target_arch = "aarch64")]
             Level::Neon => crate::simd::quantize_neon(isa, codebook, size, weights, packed, absmax),
-        });
-    if finite {
+        };
+        if !all {
+            finite.store(false, Ordering::Relaxed);
+        }
+    });
+    if finite.into_inner() {
         return Ok(());
     }
     // The cold path looks again, so that the first bad weight is named whichever task met one first.

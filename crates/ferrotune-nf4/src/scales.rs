@@ -1,7 +1,8 @@
 use crate::{
-    BlockSize, DYNAMIC_MAP, Error, NESTED_BLOCK_SIZE,
+    BlockSize, DYNAMIC_MAP, Error, Isa, NESTED_BLOCK_SIZE, Threads,
     dynamic::{mean, quantize_dynamic},
     error::{expect_finite, expect_len, expect_magnitudes},
+    isa::Level,
 };
 
 /// The scales of a packed tensor, borrowed: one for each block, in f32 or quantized once more.
@@ -40,7 +41,7 @@ impl Scales<'_> {
     }
 
     /// The scales of `out.len()` blocks from `first` on.
-    pub(crate) fn decode(&self, first: usize, out: &mut [f32]) {
+    pub(crate) fn decode(&self, isa: Isa, first: usize, out: &mut [f32]) {
         match *self {
             Self::Plain(absmax) => out.copy_from_slice(&absmax[first..first + out.len()]),
             Self::Nested { codes, absmax, offset } => {
@@ -50,14 +51,25 @@ impl Scales<'_> {
                     let nested = (first + at) / NESTED_BLOCK_SIZE;
                     let end = ((nested + 1) * NESTED_BLOCK_SIZE - first).min(out.len());
                     let scale = absmax[nested];
-                    for (out, &code) in out[at..end].iter_mut().zip(&codes[at..end]) {
-                        // Two roundings, as the reference has them: no fused multiply-add.
-                        *out = DYNAMIC_MAP[usize::from(code)] * scale + offset;
+                    let (codes, out) = (&codes[at..end], &mut out[at..end]);
+                    match isa.level() {
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx512 => crate::simd::decode_scales_avx512(isa, codes, scale, offset, out),
+                        _ => decode_scales(codes, scale, offset, out),
                     }
                     at = end;
                 }
             }
         }
+    }
+}
+
+/// The reference: scales of one second-level block.
+///
+/// Two roundings, as bitsandbytes has them: no fused multiply-add.
+pub(crate) fn decode_scales(codes: &[u8], scale: f32, offset: f32, out: &mut [f32]) {
+    for (out, &code) in out.iter_mut().zip(codes) {
+        *out = DYNAMIC_MAP[usize::from(code)] * scale + offset;
     }
 }
 
@@ -68,8 +80,13 @@ impl Scales<'_> {
 /// # Errors
 ///
 /// Those of [`quantize_dynamic`].
-pub fn quantize_scales(scales: &[f32], codes: &mut [u8], absmax: &mut [f32]) -> Result<f32, Error> {
+pub fn quantize_scales(
+    threads: Threads,
+    scales: &[f32],
+    codes: &mut [u8],
+    absmax: &mut [f32],
+) -> Result<f32, Error> {
     let offset = mean(scales);
-    quantize_dynamic(scales, offset, codes, absmax)?;
+    quantize_dynamic(threads, scales, offset, codes, absmax)?;
     Ok(offset)
 }

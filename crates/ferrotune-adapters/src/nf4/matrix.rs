@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use ferrotune_nf4::{Isa, MOST_ROWS, PackedMatrix, Scratch};
+use ferrotune_nf4::{MOST_ROWS, PackedMatrix, Scratch};
 use ferrotune_nn::{Dims, Matrix, Result as ModelResult};
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{
     QuantizedTensor,
+    cpu::cpu,
     ffi::{self, Number},
     kernels,
     workspace::Workspace,
@@ -107,6 +108,6 @@ fn product_of<T: Number>(tensor: &QuantizedTensor, x: &Tensor, scratch: &mut Scr
     let x = x.f_contiguous()?;
     let mut output = Tensor::f_empty(&shape, (T::KIND, Device::Cpu))?;
     let batch = x.numel() / columns as usize;
-    matrix.product(Isa::best(), batch, ffi::slice::<T>(&x)?, ffi::slice_mut(&mut output)?, scratch)?;
+    matrix.product(cpu(), batch, ffi::slice::<T>(&x)?, ffi::slice_mut(&mut output)?, scratch)?;
     Ok(output)
 }

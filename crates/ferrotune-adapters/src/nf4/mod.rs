@@ -7,6 +7,7 @@
 //! packed bytes only.
 
 mod census;
+mod cpu;
 mod device;
 mod encoded;
 mod ffi;

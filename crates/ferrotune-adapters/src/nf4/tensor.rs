@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use ferrotune_nf4::{BlockSize, Codebook, Isa, NESTED_BLOCK_SIZE, Packed, Scales, packed_len};
+use ferrotune_nf4::{BlockSize, Codebook, NESTED_BLOCK_SIZE, Packed, Scales, packed_len};
 use ferrotune_torch::SharedTensor;
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
 use super::{
+    cpu::{THREADS, cpu},
     device::{self, Tables},
     ffi::{self, Number},
     kernels::{self, DeviceKernels},
@@ -88,7 +89,7 @@ impl QuantizedTensor {
     /// Quantizes a tensor of floating-point numbers of any shape where it lies, if that is a device with kernels, and on the host
     /// otherwise; the result is there too, and its bytes are the same.
     ///
-    /// Numbers of 32 and 16 bits are read as they are. Runs on the current rayon pool, or waits for the device.
+    /// Numbers of 32 and 16 bits are read as they are. Runs on libtorch's threads, or waits for the device.
     ///
     /// # Errors
     /// [`Error::Format`] with the flat index of the first NaN or infinite weight.
@@ -252,14 +253,14 @@ impl QuantizedTensor {
         if let Some(tables) = &self.tables {
             return device::dequantize_into(self, tables, start, out);
         }
-        let (packed, isa) = (self.packed()?, Isa::best());
+        let packed = self.packed()?;
         match out.kind() {
-            Kind::Float => packed.dequantize_range(isa, start, ffi::slice_mut::<f32>(out)?)?,
-            Kind::Half => packed.dequantize_range(isa, start, ffi::slice_mut::<f16>(out)?)?,
-            Kind::BFloat16 => packed.dequantize_range(isa, start, ffi::slice_mut::<bf16>(out)?)?,
+            Kind::Float => packed.dequantize_range(cpu(), start, ffi::slice_mut::<f32>(out)?)?,
+            Kind::Half => packed.dequantize_range(cpu(), start, ffi::slice_mut::<f16>(out)?)?,
+            Kind::BFloat16 => packed.dequantize_range(cpu(), start, ffi::slice_mut::<bf16>(out)?)?,
             _ => {
                 let mut single = Tensor::f_empty(out.size(), (Kind::Float, Device::Cpu))?;
-                packed.dequantize_range(isa, start, ffi::slice_mut::<f32>(&mut single)?)?;
+                packed.dequantize_range(cpu(), start, ffi::slice_mut::<f32>(&mut single)?)?;
                 out.f_copy_(&single)?;
             }
         }
@@ -289,7 +290,7 @@ fn codes_and_scales<T: Number>(
     let mut codes = empty(packed_len(weight.len()), Kind::Uint8)?;
     let mut absmax = empty(block_size.blocks(weight.len()), Kind::Float)?;
     let (packed, scales) = (ffi::slice_mut(&mut codes)?, ffi::slice_mut(&mut absmax)?);
-    ferrotune_nf4::quantize(Isa::best(), codebook, block_size, weight, packed, scales)?;
+    ferrotune_nf4::quantize(cpu(), codebook, block_size, weight, packed, scales)?;
     Ok((codes.into(), absmax.into()))
 }
 
@@ -299,6 +300,7 @@ fn nested(scales: &Tensor) -> Result<BlockScales> {
     let mut codes = empty(blocks, Kind::Uint8)?;
     let mut absmax = empty(blocks.div_ceil(NESTED_BLOCK_SIZE), Kind::Float)?;
     let offset = ferrotune_nf4::quantize_scales(
+        THREADS,
         ffi::slice(scales)?,
         ffi::slice_mut(&mut codes)?,
         ffi::slice_mut(&mut absmax)?,

@@ -6,7 +6,7 @@ use crate::{
     Codebook, Element, Isa,
     codebook::Bounds,
     isa::Level,
-    product::{MOST_ROWS, PER_LANE, ROWS, SEGMENT},
+    product::{MOST_ROWS, PER_LANE, Piece, ROWS, SEGMENT},
     scalar,
 };
 
@@ -159,55 +159,72 @@ unsafe fn dequantize_blocks<T: Element>(
     }
 }
 
-/// Adds the products of two packed row segments with `width` rows of arranged activations to `sums`.
+/// Adds the products of two packed pieces with `width` rows of arranged activations to `sums`.
 pub(crate) fn multiply(
     isa: Isa,
     table: &[f32; 16],
-    bytes: [&[u8]; ROWS],
-    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    rows: &[Piece<'_>; ROWS],
     width: usize,
     x: &[f32],
     sums: &mut [[f32; MOST_ROWS]; ROWS],
 ) {
     assert_eq!(isa.level(), Level::Avx2);
-    let len = bytes[0].len() * 2;
-    assert!(bytes.iter().all(|row| row.len() * 2 == len) && len <= SEGMENT);
-    assert!(x.len() >= len.next_multiple_of(STEP) * width && (1..=4).contains(&width));
+    let len = rows[0].bytes.len() * 2;
+    assert!(
+        rows.iter().all(|row| row.bytes.len() * 2 == len && row.phase >> row.shift == 0 && row.shift >= 5)
+    );
+    assert!(len <= SEGMENT && x.len() >= len.next_multiple_of(STEP) * width && (1..=4).contains(&width));
     // SAFETY: an `Isa` of this level exists only where AVX2, FMA and F16C do; lengths are asserted above.
     unsafe {
         match width {
-            1 => multiply_rows::<1>(table, bytes, scales, x, sums),
-            2 => multiply_rows::<2>(table, bytes, scales, x, sums),
-            3 => multiply_rows::<3>(table, bytes, scales, x, sums),
-            _ => multiply_rows::<4>(table, bytes, scales, x, sums),
+            1 => multiply_rows::<1>(table, rows, x, sums),
+            2 => multiply_rows::<2>(table, rows, x, sums),
+            3 => multiply_rows::<3>(table, rows, x, sums),
+            _ => multiply_rows::<4>(table, rows, x, sums),
         }
     }
 }
 
 /// # Safety
 ///
-/// AVX2 and FMA; rows of equal length up to [`SEGMENT`] weights; `x` holds `M` rows of them, padded to whole steps.
+/// AVX2 and FMA; rows of equal length up to [`SEGMENT`] weights, each beginning within its first block of at least 32; `x`
+/// holds `M` rows of them, padded to whole steps.
 #[expect(clippy::needless_range_loop, reason = "indices address registers of both operands, and activations")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn multiply_rows<const M: usize>(
     table: &[f32; 16],
-    bytes: [&[u8]; ROWS],
-    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    rows: &[Piece<'_>; ROWS],
     x: &[f32],
     sums: &mut [[f32; MOST_ROWS]; ROWS],
 ) {
     // SAFETY: this function has AVX2.
     let values = unsafe { halves(table) };
+    let lane = _mm256_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56);
+    let shift = rows[0].shift;
+    let shifts = _mm256_set1_epi32(shift as i32);
+    // Which of the scales that a step reads a lane takes. Steps of whole blocks all begin as the first one does.
+    let mut places = [_mm256_setzero_si256(); ROWS];
+    for r in 0..ROWS {
+        places[r] =
+            _mm256_srlv_epi32(_mm256_add_epi32(lane, _mm256_set1_epi32(rows[r].phase as i32)), shifts);
+    }
+    let whole_blocks = STEP >> shift > 0;
     let mut acc = [[_mm256_setzero_ps(); M]; ROWS];
-    let words = bytes[0].len() / 4;
+    let words = rows[0].bytes.len() / 4;
     let mut group = 0;
     while group * LANES < words {
         let left = (words - group * LANES).min(LANES);
         let (mut codes, mut scale) = ([_mm256_setzero_si256(); ROWS], [_mm256_setzero_ps(); ROWS]);
         for r in 0..ROWS {
+            let at = rows[r].phase + group * STEP;
+            if !whole_blocks {
+                let within = _mm256_set1_epi32((at & ((1 << shift) - 1)) as i32);
+                places[r] = _mm256_srlv_epi32(_mm256_add_epi32(lane, within), shifts);
+            }
             let mut step = [0u8; LANES * 4];
-            let from = &bytes[r][group * LANES * 4..][..left * 4];
-            // SAFETY: a whole step is read from the row, a part of one from a padded copy; scales go up to the step.
+            let from = &rows[r].bytes[group * LANES * 4..][..left * 4];
+            // SAFETY: a whole step is read from the row, a part of one from a padded copy; a vector of scales can be read from
+            // each block of the segment on, and the last one begins before `SEGMENT / 32 + 1`.
             unsafe {
                 codes[r] = if left == LANES {
                     _mm256_loadu_si256(from.as_ptr().cast())
@@ -215,22 +232,39 @@ unsafe fn multiply_rows<const M: usize>(
                     step[..left * 4].copy_from_slice(from);
                     _mm256_loadu_si256(step.as_ptr().cast())
                 };
-                scale[r] = _mm256_loadu_ps(scales[r].as_ptr().add(group * LANES));
+                let scales = _mm256_loadu_ps(rows[r].scales.as_ptr().add(at >> shift));
+                scale[r] = _mm256_permutevar8x32_ps(scales, places[r]);
             }
         }
         // SAFETY: `x` holds `M * STEP` numbers for each step.
         let x = unsafe { x.as_ptr().add(group * STEP * M) };
-        for plane in 0..PER_LANE {
-            let mut weights = [_mm256_setzero_ps(); ROWS];
-            for r in 0..ROWS {
-                weights[r] = _mm256_mul_ps(lookup(values, codes[r]), scale[r]);
-                codes[r] = _mm256_srli_epi32::<4>(codes[r]);
-            }
-            for m in 0..M {
-                // SAFETY: a plane of row `m` of the step.
-                let x = unsafe { _mm256_loadu_ps(x.add(m * STEP + plane * LANES)) };
+        if M == 1 {
+            // One row of activations: scale the eight products' sum instead of the eight weights.
+            let mut part = [_mm256_setzero_ps(); ROWS];
+            for plane in 0..PER_LANE {
+                // SAFETY: a plane of the step.
+                let x = unsafe { _mm256_loadu_ps(x.add(plane * LANES)) };
                 for r in 0..ROWS {
-                    acc[r][m] = _mm256_fmadd_ps(weights[r], x, acc[r][m]);
+                    part[r] = _mm256_fmadd_ps(lookup(values, codes[r]), x, part[r]);
+                    codes[r] = _mm256_srli_epi32::<4>(codes[r]);
+                }
+            }
+            for r in 0..ROWS {
+                acc[r][0] = _mm256_fmadd_ps(part[r], scale[r], acc[r][0]);
+            }
+        } else {
+            for plane in 0..PER_LANE {
+                let mut weights = [_mm256_setzero_ps(); ROWS];
+                for r in 0..ROWS {
+                    weights[r] = _mm256_mul_ps(lookup(values, codes[r]), scale[r]);
+                    codes[r] = _mm256_srli_epi32::<4>(codes[r]);
+                }
+                for m in 0..M {
+                    // SAFETY: a plane of row `m` of the step.
+                    let x = unsafe { _mm256_loadu_ps(x.add(m * STEP + plane * LANES)) };
+                    for r in 0..ROWS {
+                        acc[r][m] = _mm256_fmadd_ps(weights[r], x, acc[r][m]);
+                    }
                 }
             }
         }

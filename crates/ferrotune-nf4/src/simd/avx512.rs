@@ -5,15 +5,21 @@ use std::arch::x86_64::*;
 
 use crate::{
     Codebook, Element, Isa,
+    dynamic::DYNAMIC_MAP,
     isa::Level,
-    product::{MOST_ROWS, PER_LANE, ROWS, SEGMENT},
+    product::{MOST_ROWS, PER_LANE, Piece, ROWS, SEGMENT},
     scalar,
+    scales::decode_scales as decode_rest,
 };
 
 const LANES: usize = 16;
 
 /// Weights that one step of a product reads from a row.
 const STEP: usize = LANES * PER_LANE;
+
+/// How far ahead of a product's reads its bytes are asked for: two rows of 4096 columns. Rows follow each other in memory,
+/// and what lies behind the last one is not read, only asked for.
+const AHEAD: usize = 4096;
 
 /// Like [`scalar::quantize`].
 pub(crate) fn quantize<T: Element>(
@@ -240,61 +246,81 @@ unsafe fn dequantize_blocks<T: Element, const STREAM: bool>(
     }
 }
 
-/// Adds the products of two packed row segments with `width` rows of arranged activations to `sums`.
+/// Adds the products of two packed pieces with `width` rows of arranged activations to `sums`.
 pub(crate) fn multiply(
     isa: Isa,
     table: &[f32; 16],
-    bytes: [&[u8]; ROWS],
-    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    rows: &[Piece<'_>; ROWS],
     width: usize,
     x: &[f32],
     sums: &mut [[f32; MOST_ROWS]; ROWS],
 ) {
     assert_eq!(isa.level(), Level::Avx512);
-    let len = bytes[0].len() * 2;
-    assert!(bytes.iter().all(|row| row.len() * 2 == len) && len <= SEGMENT);
-    assert!(x.len() >= len.next_multiple_of(STEP) * width && (1..=8).contains(&width));
+    let len = rows[0].bytes.len() * 2;
+    assert!(
+        rows.iter().all(|row| row.bytes.len() * 2 == len && row.phase >> row.shift == 0 && row.shift >= 5)
+    );
+    assert!(len <= SEGMENT && x.len() >= len.next_multiple_of(STEP) * width && (1..=8).contains(&width));
     // SAFETY: an `Isa` of this level exists only where AVX-512 F does; lengths are asserted above.
     unsafe {
         match width {
-            1 => multiply_rows::<1>(table, bytes, scales, x, sums),
-            2 => multiply_rows::<2>(table, bytes, scales, x, sums),
-            3 => multiply_rows::<3>(table, bytes, scales, x, sums),
-            4 => multiply_rows::<4>(table, bytes, scales, x, sums),
-            5 => multiply_rows::<5>(table, bytes, scales, x, sums),
-            6 => multiply_rows::<6>(table, bytes, scales, x, sums),
-            7 => multiply_rows::<7>(table, bytes, scales, x, sums),
-            _ => multiply_rows::<8>(table, bytes, scales, x, sums),
+            1 => multiply_rows::<1>(table, rows, x, sums),
+            2 => multiply_rows::<2>(table, rows, x, sums),
+            3 => multiply_rows::<3>(table, rows, x, sums),
+            4 => multiply_rows::<4>(table, rows, x, sums),
+            5 => multiply_rows::<5>(table, rows, x, sums),
+            6 => multiply_rows::<6>(table, rows, x, sums),
+            7 => multiply_rows::<7>(table, rows, x, sums),
+            _ => multiply_rows::<8>(table, rows, x, sums),
         }
     }
 }
 
 /// # Safety
 ///
-/// AVX-512 F; rows of equal length up to [`SEGMENT`] weights; `x` holds `M` rows of them, padded to whole steps.
+/// AVX-512 F; rows of equal length up to [`SEGMENT`] weights, each beginning within its first block of at least 32; `x`
+/// holds `M` rows of them, padded to whole steps.
 #[expect(clippy::needless_range_loop, reason = "indices address registers of both operands, and activations")]
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply_rows<const M: usize>(
     table: &[f32; 16],
-    bytes: [&[u8]; ROWS],
-    scales: &[[f32; SEGMENT / PER_LANE]; ROWS],
+    rows: &[Piece<'_>; ROWS],
     x: &[f32],
     sums: &mut [[f32; MOST_ROWS]; ROWS],
 ) {
     // SAFETY: the table has 16 entries.
     let values = unsafe { _mm512_loadu_ps(table.as_ptr()) };
+    let lane = _mm512_setr_epi32(0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120);
+    let shift = rows[0].shift;
+    let shifts = _mm512_set1_epi32(shift as i32);
+    // Which of the scales that a step reads a lane takes. Steps of whole blocks all begin as the first one does.
+    let mut places = [_mm512_setzero_si512(); ROWS];
+    for r in 0..ROWS {
+        places[r] =
+            _mm512_srlv_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(rows[r].phase as i32)), shifts);
+    }
+    let whole_blocks = STEP >> shift > 0;
     let mut acc = [[_mm512_setzero_ps(); M]; ROWS];
-    let words = bytes[0].len() / 4;
+    let words = rows[0].bytes.len() / 4;
     let mut group = 0;
     while group * LANES < words {
         let left = words - group * LANES;
         let mask = if left >= LANES { u16::MAX } else { (1 << left) - 1 };
         let (mut codes, mut scale) = ([_mm512_setzero_si512(); ROWS], [_mm512_setzero_ps(); ROWS]);
         for r in 0..ROWS {
-            // SAFETY: masked lanes are not read, the others are words of the row; scales go up to the whole step.
+            let at = rows[r].phase + group * STEP;
+            if !whole_blocks {
+                let within = _mm512_set1_epi32((at & ((1 << shift) - 1)) as i32);
+                places[r] = _mm512_srlv_epi32(_mm512_add_epi32(lane, within), shifts);
+            }
+            // SAFETY: masked lanes are not read, the others are words of the row; a vector of scales can be read from each block of
+            // the segment on, and the last one begins before `SEGMENT / 32 + 1`.
             unsafe {
-                codes[r] = _mm512_maskz_loadu_epi32(mask, bytes[r].as_ptr().add(group * LANES * 4).cast());
-                scale[r] = _mm512_loadu_ps(scales[r].as_ptr().add(group * LANES));
+                let from = rows[r].bytes.as_ptr().add(group * LANES * 4);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
+                codes[r] = _mm512_maskz_loadu_epi32(mask, from.cast());
+                let scales = _mm512_loadu_ps(rows[r].scales.as_ptr().add(at >> shift));
+                scale[r] = _mm512_permutexvar_ps(places[r], scales);
             }
         }
         // SAFETY: `x` holds `M * STEP` numbers for each step.
@@ -336,4 +362,26 @@ unsafe fn multiply_rows<const M: usize>(
             *sum += _mm512_reduce_add_ps(acc);
         }
     }
+}
+
+/// Like [`decode_scales`](crate::scales::decode_scales).
+pub(crate) fn decode_scales(isa: Isa, codes: &[u8], scale: f32, offset: f32, out: &mut [f32]) {
+    assert_eq!(isa.level(), Level::Avx512);
+    // SAFETY: an `Isa` of this level exists only where AVX-512 F does.
+    unsafe { gather_scales(codes, scale, offset, out) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn gather_scales(codes: &[u8], scale: f32, offset: f32, out: &mut [f32]) {
+    let (factor, sum) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
+    let ((codes, last_codes), (out, last)) = (codes.as_chunks::<LANES>(), out.as_chunks_mut::<LANES>());
+    for (codes, out) in codes.iter().zip(out) {
+        // SAFETY: sixteen bytes; the map has an entry for each value of a byte; sixteen numbers.
+        unsafe {
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+            let values = _mm512_i32gather_ps::<4>(codes, DYNAMIC_MAP.as_ptr());
+            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_add_ps(_mm512_mul_ps(values, factor), sum));
+        }
+    }
+    decode_rest(last_codes, scale, offset, last);
 }

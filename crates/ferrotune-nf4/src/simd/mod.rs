@@ -13,7 +13,10 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::{
     avx2::{dequantize as dequantize_avx2, multiply as multiply_avx2, quantize as quantize_avx2},
-    avx512::{dequantize as dequantize_avx512, multiply as multiply_avx512, quantize as quantize_avx512},
+    avx512::{
+        decode_scales as decode_scales_avx512, dequantize as dequantize_avx512, multiply as multiply_avx512,
+        quantize as quantize_avx512,
+    },
 };
 
 #[cfg(target_arch = "aarch64")]

@@ -1,6 +1,6 @@
 //! The CUDA kernels' arithmetic, compiled for the host, against the reference and bitsandbytes' golden files.
 
-use ferrotune_nf4::{BlockSize, Codebook, Isa, NESTED_BLOCK_SIZE, Packed, Scales, quantize_scales};
+use ferrotune_nf4::{BlockSize, Codebook, Isa, NESTED_BLOCK_SIZE, Packed, Scales, Threads, quantize_scales};
 use half::{bf16, f16};
 
 use crate::{
@@ -125,7 +125,7 @@ fn weights_equal_the_reference_in_every_type_under_plain_and_nested_scales() {
             let (packed, absmax) = quantized(Isa::SCALAR, codebook, size, &weights);
             let (mut codes, mut nested) =
                 (vec![0; absmax.len()], vec![0.0; absmax.len().div_ceil(NESTED_BLOCK_SIZE)]);
-            let offset = quantize_scales(&absmax, &mut codes, &mut nested).unwrap();
+            let offset = quantize_scales(Threads::RAYON, &absmax, &mut codes, &mut nested).unwrap();
             for scales in [Scales::Plain(&absmax), Scales::Nested { codes: &codes, absmax: &nested, offset }]
             {
                 check_dequantize::<f32>(codebook, size, len, &packed, scales);
@@ -220,7 +220,7 @@ fn check_product<T: Kind>(rows: usize, columns: usize, batch: usize, size: Block
         let (packed, absmax) = quantized(Isa::SCALAR, codebook, size, &weights);
         let (mut codes, mut nested) =
             (vec![0; absmax.len()], vec![0.0; absmax.len().div_ceil(NESTED_BLOCK_SIZE)]);
-        let offset = quantize_scales(&absmax, &mut codes, &mut nested).unwrap();
+        let offset = quantize_scales(Threads::RAYON, &absmax, &mut codes, &mut nested).unwrap();
         for scales in [Scales::Plain(&absmax), Scales::Nested { codes: &codes, absmax: &nested, offset }] {
             let mut dense = vec![0.0f32; weights.len()];
             let tensor = Packed::new(codebook, size, weights.len(), &packed, scales).unwrap();

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use ferrotune_nf4::{
-    BlockSize, Codebook, Error, Isa, MOST_ROWS, NESTED_BLOCK_SIZE, Packed, Scales,
+    BlockSize, Codebook, Error, Isa, MOST_ROWS, NESTED_BLOCK_SIZE, Packed, Scales, Threads,
     cuda::{ENTRIES, launch},
     quantize_scales,
 };
@@ -75,7 +75,7 @@ fn with_scales(codebook: Codebook, size: BlockSize, len: usize, check: impl Fn(S
     let (packed, absmax) = quantized(Isa::SCALAR, codebook, size, &Noise(len as u64).take(len));
     let (mut codes, mut nested) =
         (vec![0; absmax.len()], vec![0.0; absmax.len().div_ceil(NESTED_BLOCK_SIZE)]);
-    let offset = quantize_scales(&absmax, &mut codes, &mut nested).unwrap();
+    let offset = quantize_scales(Threads::RAYON, &absmax, &mut codes, &mut nested).unwrap();
     for scales in [Scales::Plain(&absmax), Scales::Nested { codes: &codes, absmax: &nested, offset }] {
         check(Stored { codebook, size, len, packed: &packed, scales });
     }

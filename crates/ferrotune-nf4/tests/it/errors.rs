@@ -1,7 +1,7 @@
 //! What bad input gets.
 
 use ferrotune_nf4::{
-    BlockSize, Codebook, DYNAMIC_MAP, Error, Isa, MOST_ROWS, Packed, PackedMatrix, Scales, Scratch,
+    BlockSize, Codebook, DYNAMIC_MAP, Error, Isa, MOST_ROWS, Packed, PackedMatrix, Scales, Scratch, Threads,
     check_nested_map, quantize, quantize_scales,
 };
 use half::bf16;
@@ -81,7 +81,7 @@ fn scales_that_are_not_finite_are_refused() {
         let scales = Scales::Nested { codes: &[0, 0], absmax: &[0.0], offset: bad };
         let error = Packed::new(Codebook::Nf4, size, 128, &[0; 64], scales).unwrap_err();
         assert!(matches!(error, Error::NotFinite { what: "nested_offset", .. }), "{error}");
-        let error = quantize_scales(&[1.0, bad], &mut [0; 2], &mut [0.0]).unwrap_err();
+        let error = quantize_scales(Threads::RAYON, &[1.0, bad], &mut [0; 2], &mut [0.0]).unwrap_err();
         assert!(matches!(error, Error::NotFinite { what: "absmax", index: 1, .. }), "{error}");
     }
 }

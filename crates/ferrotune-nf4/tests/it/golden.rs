@@ -1,8 +1,8 @@
 //! Codes, scales and decoded weights of bitsandbytes' CPU backend (`tests/golden`).
 
 use ferrotune_nf4::{
-    BlockSize, Codebook, DYNAMIC_MAP, Element, Isa, NESTED_BLOCK_SIZE, Packed, Scales, check_nested_map,
-    quantize_dynamic, quantize_scales,
+    BlockSize, Codebook, DYNAMIC_MAP, Element, Isa, NESTED_BLOCK_SIZE, Packed, Scales, Threads,
+    check_nested_map, quantize_dynamic, quantize_scales,
 };
 use half::{bf16, f16};
 use safetensors::SafeTensors;
@@ -187,7 +187,7 @@ fn second_level(offset: f32) -> (Vec<u8>, Vec<f32>) {
     let scales = floats("dynamic.scales");
     let (mut codes, mut absmax) =
         (vec![0; scales.len()], vec![0.0; scales.len().div_ceil(NESTED_BLOCK_SIZE)]);
-    quantize_dynamic(&scales, offset, &mut codes, &mut absmax).unwrap();
+    quantize_dynamic(Threads::RAYON, &scales, offset, &mut codes, &mut absmax).unwrap();
     (codes, absmax)
 }
 
@@ -234,7 +234,7 @@ fn the_offset_is_the_mean_within_two_roundings() {
     let (scales, theirs) = (floats("dynamic.scales"), floats("dynamic.offset")[0]);
     let (mut codes, mut absmax) =
         (vec![0; scales.len()], vec![0.0; scales.len().div_ceil(NESTED_BLOCK_SIZE)]);
-    let ours = quantize_scales(&scales, &mut codes, &mut absmax).unwrap();
+    let ours = quantize_scales(Threads::RAYON, &scales, &mut codes, &mut absmax).unwrap();
     assert!((ours - theirs).abs() <= OFFSET_TOLERANCE * theirs, "{ours} {theirs}");
 }
 

@@ -13,6 +13,7 @@ mod kernels;
 mod products;
 mod properties;
 mod rules;
+mod threads;
 
 use ferrotune_nf4::{BlockSize, Codebook, Element, Isa, packed_len, quantize};
 

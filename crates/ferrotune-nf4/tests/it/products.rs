@@ -1,7 +1,7 @@
 //! Products from packed bytes against exact ones.
 
 use ferrotune_nf4::{
-    BlockSize, Codebook, Isa, MOST_ROWS, NESTED_BLOCK_SIZE, Packed, PackedMatrix, Scales, Scratch,
+    BlockSize, Codebook, Isa, MOST_ROWS, NESTED_BLOCK_SIZE, Packed, PackedMatrix, Scales, Scratch, Threads,
     quantize_scales,
 };
 use half::bf16;
@@ -36,7 +36,7 @@ fn check(codebook: Codebook, size: BlockSize, rows: usize, columns: usize, batch
     let (bytes, scales) = quantized(Isa::SCALAR, codebook, size, &weights);
     let (mut codes, mut absmax) =
         (vec![0; scales.len()], vec![0.0; scales.len().div_ceil(NESTED_BLOCK_SIZE)]);
-    let offset = quantize_scales(&scales, &mut codes, &mut absmax).unwrap();
+    let offset = quantize_scales(Threads::RAYON, &scales, &mut codes, &mut absmax).unwrap();
     let nested = Scales::Nested { codes: &codes, absmax: &absmax, offset };
     let mut scratch = Scratch::default();
     for scales in [Scales::Plain(&scales), nested] {

@@ -1,10 +1,10 @@
 //! What holds for every input.
 
-use ferrotune_nf4::{BlockSize, Codebook, Element, Isa, Packed, Scales};
+use ferrotune_nf4::{BlockSize, Codebook, DYNAMIC_MAP, Element, Isa, NESTED_BLOCK_SIZE, Packed, Scales};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::{CODEBOOKS, Noise, quantized};
+use crate::{CODEBOOKS, Noise, code, quantized};
 
 fn dequantized<T: Element>(
     isa: Isa,
@@ -149,6 +149,35 @@ proptest! {
             let mut out = vec![0.0f32; count];
             tensor.dequantize_range(isa, start, &mut out).unwrap();
             prop_assert_eq!(&out, &whole[start..start + count]);
+        }
+    }
+}
+
+#[test]
+fn nested_scales_decode_to_the_same_bits_everywhere() {
+    // Every code of the map, from every place in a block of 256 scales on; a count that fills no whole vector.
+    let size = BlockSize::new(32).unwrap();
+    let blocks = 2 * NESTED_BLOCK_SIZE + 21;
+    let codes: Vec<u8> = (0..blocks).map(|block| (block * 7) as u8).collect();
+    let absmax = [0.37, 1.9e-3, 5.0e4];
+    let len = blocks * size.get();
+    let bytes: Vec<u8> = (0..len / 2).map(|at| (at * 11) as u8).collect();
+    let scales = Scales::Nested { codes: &codes, absmax: &absmax, offset: 0.123 };
+    let tensor = Packed::new(Codebook::Nf4, size, len, &bytes, scales).unwrap();
+    // Two roundings: the product's and the sum's.
+    let scale =
+        |block: usize| DYNAMIC_MAP[usize::from(codes[block])] * absmax[block / NESTED_BLOCK_SIZE] + 0.123;
+    for isa in Isa::available() {
+        for first in 0..40 {
+            let start = first * size.get();
+            let mut out = vec![0.0f32; len - start];
+            tensor.dequantize_range(isa, start, &mut out).unwrap();
+            for (at, weight) in out.iter().enumerate() {
+                let index = start + at;
+                let expected =
+                    Codebook::Nf4.table()[usize::from(code(&bytes, index))] * scale(index / size.get());
+                assert_eq!(weight.to_bits(), expected.to_bits(), "{isa} at {index}");
+            }
         }
     }
 }
