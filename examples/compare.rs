@@ -7,11 +7,14 @@
 //! cargo run --release --example compare -- --config study.toml --output runs/study
 //! ```
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use ferrotune::{
-    Compute, builtin, report,
+    Compute, Progress as Measuring, builtin, report,
     study::{Interaction, Study, StudyResults},
     trainer::{Existing, Listener, listeners::Progress, prepare_output},
 };
@@ -21,7 +24,9 @@ mod cli;
 
 /// Fine-tune several models on the same instructions and compare them before and after.
 #[derive(Debug, Parser)]
-#[command(after_help = "Prints one JSON object as the last line of standard output: `tables` and `report`.")]
+#[command(
+    after_help = "Prints one JSON object as the last line of standard output: `tables` and `report`, or with --dry-run `estimate`."
+)]
 struct Args {
     /// The study as a TOML file; without it the built-in study runs
     #[arg(long, value_name = "FILE")]
@@ -32,6 +37,9 @@ struct Args {
     /// Replace what a former study left in the output folder
     #[arg(long)]
     force: bool,
+    /// Open everything, train and ask nothing, and print what the study would ask of its judge, its price, and of its models
+    #[arg(long, requires = "config")]
+    dry_run: bool,
     /// Sentence encoder for semantic similarity [default: .models/all-minilm-l6-v2, where it is there]
     #[arg(long, value_name = "DIR")]
     embedder: Option<PathBuf>,
@@ -46,14 +54,25 @@ struct Args {
     threads: Option<u32>,
 }
 
+/// Between two lines about the same stage of a measurement.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Prints stages and shows progress bars on standard error.
 struct Console {
     progress: Progress,
+    last_line: Instant,
 }
 
 impl Interaction for Console {
     fn say(&mut self, line: &str) {
+        self.last_line = Instant::now();
         cli::say(line);
+    }
+
+    fn progress(&mut self, subject: &str, progress: &Measuring<'_>) {
+        if !progress.is_step() || self.last_line.elapsed() >= PATIENCE {
+            self.say(&format!("{subject}: {progress}"));
+        }
     }
 
     fn listener(&mut self) -> Option<&mut dyn Listener> {
@@ -65,7 +84,7 @@ impl Interaction for Console {
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     cli::finish(|| {
-        let mut console = Console { progress: Progress::new() };
+        let mut console = Console { progress: Progress::new(), last_line: Instant::now() };
         let embedder = args.embedder.clone().or_else(|| {
             let usual = PathBuf::from(".models/all-minilm-l6-v2");
             usual.is_dir().then_some(usual)
@@ -82,6 +101,11 @@ fn main() -> std::process::ExitCode {
             Some(study) => {
                 // Everything is opened before the output folder is touched.
                 let prepared = study.prepare(&mut console)?;
+                if args.dry_run {
+                    let estimate = prepared.estimate();
+                    console.say(&estimate.to_string());
+                    return Ok(json!({ "estimate": estimate }));
+                }
                 claim()?;
                 prepared.run(output, &mut console)?
             }
@@ -122,7 +146,7 @@ impl Args {
     }
 }
 
-/// The study's tables 3 and 4: seconds of training, and each metric before and after, for each seed.
+/// The study's tables 3 and 4: seconds of training, and each metric and benchmark before and after, for each seed.
 fn tables(results: &StudyResults) -> Value {
     let metrics = |records: &[ferrotune::eval::Record]| -> Value {
         let pairs = records.iter().map(|record| {
@@ -143,10 +167,12 @@ fn tables(results: &StudyResults) -> Value {
                 "validation_loss": run.validation_loss,
                 "overfits_after_step": run.overfitting.map(|point| point.step),
                 "metrics": metrics(&run.metrics),
+                "benchmarks": metrics(&run.benchmarks),
             })
         });
         let fine_tuned: Vec<Value> = runs.collect();
-        (model.name.clone(), json!({ "base": metrics(&model.base), "fine_tuned": fine_tuned }))
+        let (base, benchmarks) = (metrics(&model.base), metrics(&model.base_benchmarks));
+        (model.name.clone(), json!({ "base": base, "base_benchmarks": benchmarks, "fine_tuned": fine_tuned }))
     });
     Value::Object(models.collect())
 }

@@ -4,11 +4,13 @@ use std::{path::Path, str::FromStr, sync::Arc};
 
 use ferrotune_data::{ChatTemplate, StudyTemplate};
 use ferrotune_eval::task::{PromptStyle, Turns};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, PromptText, Result};
 
 /// Which template questions go through; what users write as `--chat`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Chat {
     /// The checkpoint's own template if it has one, as instruct checkpoints do; else none.
     #[default]

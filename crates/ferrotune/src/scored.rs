@@ -131,6 +131,19 @@ impl<T: Tokenize> ScoredModel<'_, T> {
     /// # Errors
     /// [`Error::TextTooLong`] for a prompt that leaves no position to answer in; what the model gives.
     pub fn generate_ids(&self, prompts: &[Vec<u32>], limits: &GenerationLimits) -> Result<Vec<Generation>> {
+        self.generate_ids_with(prompts, limits, &mut |_| {})
+    }
+
+    /// The same, telling after each batch how many prompts are answered.
+    ///
+    /// # Errors
+    /// As [`generate_ids`](Self::generate_ids).
+    pub fn generate_ids_with(
+        &self,
+        prompts: &[Vec<u32>],
+        limits: &GenerationLimits,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Generation>> {
         let positions = self.model.max_positions();
         if let Some((index, prompt)) =
             prompts.iter().enumerate().find(|(_, prompt)| prompt.len() as i64 >= positions)
@@ -154,6 +167,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| prompts[prompt].len());
         let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
+        let mut answered = 0;
         for same_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
             let reach = |prompt: usize| prompts[prompt].len().saturating_add(limits.max_new_tokens);
             for batch in batches(same_length, reach, self.batch_tokens) {
@@ -168,6 +182,8 @@ impl<T: Tokenize> ScoredModel<'_, T> {
                 {
                     answers[prompt] = Some(self.decoded(&continued, limits)?);
                 }
+                answered += batch.len();
+                progress(answered);
             }
         }
         Ok(answers.into_iter().flatten().collect())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ferrotune_core::{Message, PromptTemplate, Role, digest};
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -50,7 +51,8 @@ pub enum PromptStyle {
 }
 
 /// Where the examples of a prompt go in a conversation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Turns {
     /// Into one turn of the user with the question, lm-evaluation-harness' default.
     #[default]

@@ -7,7 +7,7 @@ use super::{
     metrics,
     number::{decimal, signed},
     prose::{self, METRIC},
-    summary::{MetricSummary, Summary},
+    summary::{MetricSummary, ModelSummary, Scored, Summary},
     view::NOT_MEASURED,
 };
 use crate::study::{Contestant, StudyComparison, StudyResults};
@@ -32,6 +32,8 @@ pub(super) struct Table<'a> {
 #[derive(Debug, Serialize)]
 struct Row {
     label: String,
+    /// What is measured, where the label does not say it.
+    definition: String,
     better: &'static str,
     /// The reason, if no cell of the row has a number and all for the same.
     reason: Option<String>,
@@ -60,10 +62,56 @@ pub(super) struct Line<'a> {
 }
 
 /// Table by table, the metrics of all models, a few models in each.
-pub(super) fn tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Table<'a>> {
-    let records =
-        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
-    let rows = metrics::rows(records);
+pub(super) fn metrics<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Table<'a>> {
+    tables(results, summary, &metrics::rows(results), |model| &model.metrics, |_| String::new(), Below::Range)
+}
+
+/// The same for the benchmarks; none without a benchmark.
+pub(super) fn benchmarks<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Table<'a>> {
+    let rows = metrics::benchmark_rows(results);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let definition = |row: &metrics::Row| {
+        let of_row = results.benchmarks.iter().find(|one| row.is_of(&one.metric, &one.variant));
+        match of_row {
+            Some(one) if one.documents < one.available => {
+                format!("{}; the first {} of {} documents", one.variant, one.documents, one.available)
+            }
+            Some(one) => format!("{}; {} documents", one.variant, one.documents),
+            None => quality_index(results),
+        }
+    };
+    tables(results, summary, &rows, |model| &model.benchmarks, definition, Below::Interval)
+}
+
+/// The index's definition, of the first record of it.
+fn quality_index(results: &StudyResults) -> String {
+    let mut records = results
+        .models
+        .iter()
+        .flat_map(|model| model.base_benchmarks.iter().chain(model.runs.iter().flat_map(|r| &r.benchmarks)));
+    let found = records.find(|record| record.metric == crate::QUALITY_INDEX);
+    found.map_or_else(String::new, |record| record.variant.clone())
+}
+
+/// What stands below the value of a single evaluation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    /// Nothing; below a mean its range.
+    Range,
+    /// Its interval; below a mean its range.
+    Interval,
+}
+
+fn tables<'a>(
+    results: &'a StudyResults,
+    summary: &Summary,
+    rows: &[metrics::Row],
+    of_model: fn(&ModelSummary) -> &[MetricSummary],
+    definition: impl Fn(&metrics::Row) -> String,
+    below: Below,
+) -> Vec<Table<'a>> {
     let names: Vec<&str> = results.models.iter().map(|model| model.name.as_str()).collect();
     names
         .chunks(MODELS_PER_TABLE)
@@ -75,8 +123,10 @@ pub(super) fn tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Ta
                 .iter()
                 .enumerate()
                 .map(|(i, row)| {
-                    let cells: Vec<Cell> =
-                        models.iter().flat_map(|model| cells(&model.metrics[i], model.runs)).collect();
+                    let cells: Vec<Cell> = models
+                        .iter()
+                        .flat_map(|model| cells(&of_model(model)[i], model.runs, below))
+                        .collect();
                     let reason =
                         cells.iter().find(|cell| !cell.note.is_empty()).map(|cell| cell.note.clone());
                     let uniform = cells.iter().all(|cell| {
@@ -84,6 +134,7 @@ pub(super) fn tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Ta
                     });
                     Row {
                         label: row.label.clone(),
+                        definition: definition(row),
                         better: prose::better(row.better),
                         reason: reason.filter(|_| uniform),
                         cells,
@@ -95,14 +146,21 @@ pub(super) fn tables<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Ta
 }
 
 /// Base, fine-tuned and change of one metric of one model.
-fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
+fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
+    let own =
+        |ci95: Option<[f64; 2]>| ci95.filter(|_| below == Below::Interval).map(|ends| interval(Some(ends)));
+    let scored = |samples: Option<Scored>| samples.map(|s| format!("{} of {} scored", s.scored, s.total));
     let absent = |why: &Option<String>| Cell {
         text: NOT_MEASURED.to_owned(),
         note: why.clone().unwrap_or_default(),
         measured: false,
     };
     let base = match &metric.base {
-        Some(value) => Cell { text: decimal(value.mean, METRIC), note: String::new(), measured: true },
+        Some(value) => {
+            let notes: Vec<String> =
+                own(metric.base_ci95).into_iter().chain(scored(metric.base_scored)).collect();
+            Cell { text: decimal(value.mean, METRIC), note: notes.join("; "), measured: true }
+        }
         None => absent(&metric.base_not_measured),
     };
     let fine_tuned = match &metric.fine_tuned {
@@ -111,10 +169,13 @@ fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
             let mut notes = Vec::new();
             if spread.runs > 1 {
                 notes.push(range);
+            } else {
+                notes.extend(own(metric.fine_tuned_ci95));
             }
             if spread.runs < runs {
                 notes.push(format!("{} of {runs} runs", spread.runs));
             }
+            notes.extend(scored(metric.fine_tuned_scored));
             Cell { text: decimal(spread.mean, METRIC), note: notes.join("; "), measured: true }
         }
         None => absent(&metric.fine_tuned_not_measured),
@@ -186,11 +247,11 @@ fn interval(ends: Option<[f64; 2]>) -> String {
 pub(super) fn lines(results: &StudyResults) -> Vec<Line<'_>> {
     let mut rows = Vec::new();
     for model in &results.models {
-        let base = model.base.iter().map(|record| ("base".to_owned(), record));
-        let tuned = model
-            .runs
-            .iter()
-            .flat_map(|run| run.metrics.iter().map(move |record| (format!("seed {}", run.seed), record)));
+        let base = model.base.iter().chain(&model.base_benchmarks).map(|record| ("base".to_owned(), record));
+        let tuned = model.runs.iter().flat_map(|run| {
+            let records = run.metrics.iter().chain(&run.benchmarks);
+            records.map(move |record| (format!("seed {}", run.seed), record))
+        });
         rows.extend(base.chain(tuned).map(|(state, record)| line(&model.name, state, record)));
     }
     rows

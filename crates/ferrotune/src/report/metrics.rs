@@ -1,6 +1,8 @@
-//! The metrics of the study: their names for readers, and which of them a comparison is incomplete without.
+//! The metrics and benchmarks of a study: their names for readers, and which of them a comparison is incomplete without.
 
 use ferrotune_eval::Record;
+
+use crate::{QUALITY_INDEX, study::StudyResults};
 
 /// Why a judged metric has no record at all.
 pub(super) const NO_JUDGE: &str = "no judge was configured";
@@ -60,7 +62,7 @@ const KNOWN: &[Known] = &[
         ],
         "RAGAS Answer Semantic Similarity",
         Higher,
-        Some(NO_JUDGE),
+        Some(NOT_ASKED),
     ),
     known(&["exact_match"], "Exact Match", Higher, Some(NOT_ASKED)),
     known(&["perplexity"], "Perplexity", Lower, Some(NOT_ASKED)),
@@ -72,6 +74,24 @@ const KNOWN: &[Known] = &[
     known(&["rougelsum"], "ROUGE-Lsum", Higher, None),
     known(&["meteor"], "METEOR", Higher, Some(NOT_ASKED)),
     known(&["meteor_corrected"], "METEOR, corrected", Higher, None),
+    known(&["gpt4_score_fastchat"], "GPT-4 score, FastChat's rules", Higher, None),
+    known(&["ragas_answer_correctness_0_1_7"], "RAGAS Answer Correctness, rules of 0.1.7", Higher, None),
+    known(&["ragas_answer_correctness_0_1_9"], "RAGAS Answer Correctness, rules of 0.1.9", Higher, None),
+    known(
+        &["ragas_answer_correctness_0_4_legacy"],
+        "RAGAS Answer Correctness, rules of 0.4, legacy class",
+        Higher,
+        None,
+    ),
+    known(
+        &["ragas_answer_correctness_0_4_collections"],
+        "RAGAS Answer Correctness, rules of 0.4, collections",
+        Higher,
+        None,
+    ),
+    known(&["chrf"], "chrF", Higher, None),
+    known(&["bert_score"], "BERTScore F1", Higher, None),
+    known(&["bert_score_idf"], "BERTScore F1, weighted by rarity", Higher, None),
     known(&["squad_em"], "Exact Match, SQuAD's", Higher, None),
     known(&["token_f1"], "Token F1, SQuAD's", Higher, None),
     known(&["loss"], "Loss per token", Lower, None),
@@ -82,11 +102,24 @@ const KNOWN: &[Known] = &[
     known(&["bits_per_byte"], "Bits per byte", Lower, None),
 ];
 
-/// One row of table 4.
+/// The names of benchmarks for readers.
+const BENCHMARKS: &[(&str, &str)] = &[
+    ("mmlu", "MMLU"),
+    ("gpqa", "GPQA"),
+    ("math", "MATH"),
+    ("gsm8k", "GSM8K"),
+    ("mgsm", "MGSM"),
+    ("humaneval", "HumanEval, pass@1"),
+    (QUALITY_INDEX, "Quality Index"),
+];
+
+/// One row of a table of metrics or benchmarks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     /// The name in the records, or the usual one where there is no record.
     pub metric: String,
+    /// The variant of the records, where rows are told apart by it.
+    pub variant: Option<String>,
     /// The name in the report.
     pub label: String,
     pub better: Option<Better>,
@@ -97,17 +130,43 @@ pub(super) struct Row {
 impl Row {
     /// This row's record among those of one evaluation.
     pub(super) fn find<'a>(&self, records: &'a [Record]) -> Option<&'a Record> {
-        records.iter().find(|record| record.metric == self.metric)
+        records.iter().find(|record| self.is_of(&record.metric, &record.variant))
+    }
+
+    /// Whether this row is about a metric in a variant.
+    pub(super) fn is_of(&self, metric: &str, variant: &str) -> bool {
+        self.metric == metric && self.variant.as_deref().is_none_or(|own| own == variant)
     }
 }
 
 /// The metric's name for readers.
 pub(super) fn label(metric: &str) -> String {
-    position(metric).map_or_else(|| metric.to_owned(), |i| KNOWN[i].label.to_owned())
+    let benchmark = BENCHMARKS.iter().find(|(name, _)| *name == metric).map(|(_, label)| *label);
+    let label = position(metric).map(|i| KNOWN[i].label).or(benchmark);
+    label.unwrap_or(metric).to_owned()
 }
 
-/// The rows for these records: every metric they hold, once, and those that no comparison is complete without.
-pub(super) fn rows<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Row> {
+/// The rows for the benchmarks, in the order of the study, and the Quality Index.
+pub(super) fn benchmark_rows(results: &StudyResults) -> Vec<Row> {
+    let row = |metric: &str, variant: Option<&str>| Row {
+        metric: metric.to_owned(),
+        variant: variant.map(str::to_owned),
+        label: label(metric),
+        better: Some(Higher),
+        absent: NOT_ASKED,
+    };
+    let mut rows: Vec<Row> =
+        results.benchmarks.iter().map(|one| row(&one.metric, Some(&one.variant))).collect();
+    if !rows.is_empty() {
+        rows.push(row(QUALITY_INDEX, None));
+    }
+    rows
+}
+
+/// The rows for the metrics: every one that a record is of, once, and those that no comparison is complete without.
+pub(super) fn rows(results: &StudyResults) -> Vec<Row> {
+    let records =
+        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
     let mut found: Vec<&str> = Vec::new();
     for record in records {
         if !found.contains(&record.metric.as_str()) {
@@ -116,11 +175,14 @@ pub(super) fn rows<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Row> {
     }
     let mut rows = Vec::new();
     for (i, known) in KNOWN.iter().enumerate() {
+        // With a judge, a metric without a record was not asked for.
+        let absent = known.absent.filter(|_| results.judge.is_none()).unwrap_or(NOT_ASKED);
         let row = |metric: &str| Row {
             metric: metric.to_owned(),
+            variant: None,
             label: known.label.to_owned(),
             better: Some(known.better),
-            absent: known.absent.unwrap_or(NOT_ASKED),
+            absent,
         };
         let before = rows.len();
         rows.extend(found.iter().filter(|metric| position(metric) == Some(i)).map(|metric| row(metric)));
@@ -131,6 +193,7 @@ pub(super) fn rows<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Row> {
     let unknown = found.iter().filter(|metric| position(metric).is_none());
     rows.extend(unknown.map(|metric| Row {
         metric: (*metric).to_owned(),
+        variant: None,
         label: (*metric).to_owned(),
         better: None,
         absent: NOT_ASKED,

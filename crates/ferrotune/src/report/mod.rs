@@ -13,12 +13,14 @@ mod curves;
 mod error;
 mod figure;
 mod files;
+mod judging;
 mod measured;
 mod metrics;
 mod number;
 mod prose;
 mod render;
 mod summary;
+mod training;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ pub use axis::Axis;
 pub use error::ReportError;
 pub use summary::{
     ComparedRuns, DataTotals, Duration, FigureAxes, MetricSummary, ModelSummary, Numbering,
-    OverfittingSummary, Scaled, Significance, Spread, Summary, summarize,
+    OverfittingSummary, Scaled, Scored, Significance, Spread, Summary, summarize,
 };
 
 use crate::study::{CurvePoint, StudyResults};
@@ -143,8 +145,8 @@ fn check(results: &StudyResults) -> Result<(), ReportError> {
                 }
             }
         }
-        let records = model.base.iter().chain(model.runs.iter().flat_map(|run| &run.metrics));
-        for record in records {
+        let of_runs = model.runs.iter().flat_map(|run| run.metrics.iter().chain(&run.benchmarks));
+        for record in model.base.iter().chain(&model.base_benchmarks).chain(of_runs) {
             let field = |what: &str| format!("models[{m}]: {what} of `{}`", record.metric);
             if let Some(value) = record.value.filter(|value| value.is_nan()) {
                 return Err(ReportError::NotFinite { field: field("value"), found: value });

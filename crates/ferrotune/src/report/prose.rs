@@ -6,7 +6,7 @@ use super::{
     measured::MARK,
     metrics::Better,
     number::decimal,
-    summary::{Duration, MetricSummary, ModelSummary, Spread, Summary},
+    summary::{BENCHMARKS, Duration, METRICS, MetricSummary, ModelSummary, Records, Spread, Summary},
 };
 use crate::study::{ModelResults, RunResults, StudyResults};
 
@@ -19,16 +19,15 @@ pub(super) const EPOCH: usize = 2;
 /// Digits of seconds.
 pub(super) const SECONDS: usize = 1;
 /// Metrics that the summary at the top speaks of, at most; the table has all.
-const MOST_METRICS: usize = 4;
+const MOST_METRICS: usize = 5;
 
 /// What became of one model.
 pub(super) fn findings(model: &ModelResults, summary: &ModelSummary, confidence: u64) -> Vec<String> {
-    let mut sentences: Vec<String> = summary
-        .metrics
-        .iter()
-        .filter_map(|metric| change(model, metric, confidence))
-        .take(MOST_METRICS)
-        .collect();
+    let metrics = summary.metrics.iter().filter_map(|metric| change(model, &METRICS, metric, confidence));
+    let benchmarks = summary.benchmarks.iter();
+    let benchmarks = benchmarks.filter_map(|metric| change(model, &BENCHMARKS, metric, confidence));
+    let mut sentences: Vec<String> =
+        metrics.take(MOST_METRICS).chain(benchmarks.take(MOST_METRICS)).collect();
     if model.runs.is_empty() {
         sentences.push("It was not fine-tuned: there is no run.".to_owned());
         return sentences;
@@ -57,10 +56,10 @@ pub(super) fn findings(model: &ModelResults, summary: &ModelSummary, confidence:
 /// Which metrics of the study nobody measured, and why.
 pub(super) fn not_measured(summary: &Summary) -> Option<String> {
     let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
-    let rows = summary.models.first().map_or(0, |model| model.metrics.len());
-    for i in 0..rows {
-        let cells: Vec<&MetricSummary> = summary.models.iter().map(|model| &model.metrics[i]).collect();
-        let first = cells[0];
+    let all = |model: &'_ ModelSummary| model.metrics.iter().chain(&model.benchmarks).cloned().collect();
+    let models: Vec<Vec<MetricSummary>> = summary.models.iter().map(all).collect();
+    for (i, first) in models.first().into_iter().flatten().enumerate() {
+        let cells: Vec<&MetricSummary> = models.iter().map(|metrics| &metrics[i]).collect();
         let absent = |m: &MetricSummary| m.base.is_none() && m.fine_tuned.is_none();
         let (true, Some(reason)) = (cells.iter().all(|m| absent(m)), &first.base_not_measured) else {
             continue;
@@ -178,9 +177,19 @@ fn overfitting_in_short(model: &ModelResults, summary: &ModelSummary) -> String 
 }
 
 /// `Exact Match rose from a (n = .., 95 % interval ..) to b (..)`, if both were measured.
-fn change(model: &ModelResults, metric: &MetricSummary, confidence: u64) -> Option<String> {
+fn change(
+    model: &ModelResults,
+    records: &Records,
+    metric: &MetricSummary,
+    confidence: u64,
+) -> Option<String> {
     let (base, tuned) = (metric.base?, metric.fine_tuned?);
-    let find = |records: &'_ [Record]| records.iter().find(|r| r.metric == metric.metric).cloned();
+    let find = |records: &'_ [Record]| {
+        let of_metric = |r: &&Record| {
+            r.metric == metric.metric && metric.variant.as_ref().is_none_or(|variant| *variant == r.variant)
+        };
+        records.iter().find(of_metric).cloned()
+    };
     let sample = |record: Option<Record>| match record {
         Some(Record { n_scored, ci95: Some([low, high]), .. }) => format!(
             " (n\u{a0}=\u{a0}{n_scored}, {confidence}\u{a0}% interval {} to {})",
@@ -190,15 +199,20 @@ fn change(model: &ModelResults, metric: &MetricSummary, confidence: u64) -> Opti
         Some(record) => format!(" (n\u{a0}=\u{a0}{})", record.n_scored),
         None => String::new(),
     };
-    let before = sample(find(&model.base));
+    let before = sample(find((records.base)(model)));
     let after = if tuned.runs > 1 {
         over_seeds(&tuned, METRIC, "")
     } else {
-        sample(model.runs.iter().find_map(|run| find(&run.metrics).filter(|record| record.value.is_some())))
+        sample(
+            model
+                .runs
+                .iter()
+                .find_map(|run| find((records.run)(run)).filter(|record| record.value.is_some())),
+        )
     };
     let (from, to) = (decimal(base.mean, METRIC), decimal(tuned.mean, METRIC));
     let label = &metric.label;
-    let within = find(&model.base)
+    let within = find((records.base)(model))
         .and_then(|record| record.ci95)
         .is_some_and(|[low, high]| low <= tuned.mean && tuned.mean <= high);
     Some(match (verb(base.mean, tuned.mean, METRIC), metric.compared) {

@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use super::{
-    figure, measured,
+    figure, judging, measured,
     number::decimal,
-    prose::{self, EPOCH, LOSS, SECONDS},
-    summary::{ModelSummary, Scaled, Spread, Summary, summarize},
+    prose::{self, SECONDS},
+    summary::{ModelSummary, Scaled, Summary, summarize},
+    training,
 };
-use crate::study::{DataFile, ModelResults, RunResults, StudyResults};
+use crate::study::{DataFile, ModelResults, StudyResults};
 
 /// What a cell says where there is no number.
 pub(super) const NOT_MEASURED: &str = "not measured";
@@ -31,10 +32,13 @@ pub(super) struct View<'a> {
     legend: Vec<LegendEntry<'a>>,
     logarithmic: bool,
     overfitting: Vec<Named<'a, String>>,
-    losses: Vec<Named<'a, Vec<LossRow>>>,
-    times: Vec<Named<'a, Vec<TimeRow>>>,
+    losses: Vec<Named<'a, Vec<training::LossRow>>>,
+    times: Vec<Named<'a, Vec<training::TimeRow>>>,
     device_memory: bool,
     metrics: Vec<measured::Table<'a>>,
+    benchmarks: Vec<measured::Table<'a>>,
+    judging: Option<judging::Judging<'a>>,
+    failures: Vec<judging::FailureLine<'a>>,
     answers: Vec<Named<'a, Vec<AnswerView>>>,
     files: Vec<FileRow<'a>>,
     totals: super::DataTotals,
@@ -74,30 +78,6 @@ struct LegendEntry<'a> {
     name: &'a str,
     training: String,
     validation: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct LossRow {
-    run: String,
-    train: String,
-    first: String,
-    lowest: String,
-    last: String,
-    overfits: String,
-}
-
-#[derive(Debug, Serialize)]
-struct TimeRow {
-    run: String,
-    strong: bool,
-    time: String,
-    seconds: String,
-    steps: String,
-    epochs: String,
-    tokens: String,
-    supervised: String,
-    rss: String,
-    device: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -152,11 +132,16 @@ impl<'a> View<'a> {
             logarithmic: summary.figure.losses.as_ref().is_some_and(|axis| axis.logarithmic),
             overfitting: named(results, prose::overfitting),
             losses: both()
-                .map(|(model, s)| Named { name: &model.name, value: loss_rows(model, s) })
+                .map(|(model, s)| Named { name: &model.name, value: training::losses(model, s) })
                 .collect(),
-            times: both().map(|(model, s)| Named { name: &model.name, value: time_rows(model, s) }).collect(),
+            times: both()
+                .map(|(model, s)| Named { name: &model.name, value: training::times(model, s) })
+                .collect(),
             device_memory,
-            metrics: measured::tables(results, &summary),
+            metrics: measured::metrics(results, &summary),
+            benchmarks: measured::benchmarks(results, &summary),
+            judging: judging::judging(results),
+            failures: judging::failures(results),
             answers: named(results, |model| model.answers.iter().map(answer).collect()),
             files: file_rows(results, &summary),
             totals: summary.data.clone(),
@@ -195,96 +180,23 @@ fn legend(results: &StudyResults) -> Vec<LegendEntry<'_>> {
         .collect()
 }
 
-fn loss_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<LossRow> {
-    let loss = |value: Option<f64>| value.map_or_else(|| NOT_MEASURED.to_owned(), |x| decimal(x, LOSS));
-    let row = |run: &RunResults| LossRow {
-        run: format!("seed {}", run.seed),
-        train: decimal(run.train_loss, LOSS),
-        first: loss(run.validation_curve.first().map(|point| point.loss)),
-        lowest: loss(run.validation_curve.iter().map(|point| point.loss).reduce(f64::min)),
-        last: loss(run.validation_loss),
-        overfits: match run.overfitting {
-            Some(at) => format!("after step {} (epoch {})", at.step, decimal(at.epoch, EPOCH)),
-            None if run.validation_curve.is_empty() => NOT_MEASURED.to_owned(),
-            None => "no".to_owned(),
-        },
-    };
-    let mut rows: Vec<LossRow> = model.runs.iter().map(row).collect();
-    if model.runs.len() > 1 {
-        let mean = |spread: &Option<Spread>| loss(spread.map(|s| s.mean));
-        rows.push(LossRow {
-            run: "mean".to_owned(),
-            train: mean(&summary.train_loss),
-            first: mean(&summary.first_validation_loss),
-            lowest: mean(&summary.lowest_validation_loss),
-            last: mean(&summary.validation_loss),
-            overfits: if summary.lowest_validation_loss.is_some() {
-                format!("{} of {} runs", summary.overfitting.runs, summary.runs)
-            } else {
-                NOT_MEASURED.to_owned()
-            },
-        });
-    }
-    rows
-}
-
-fn time_rows(model: &ModelResults, summary: &ModelSummary) -> Vec<TimeRow> {
-    let memory = |gib: Option<f64>| gib.map_or_else(|| NOT_MEASURED.to_owned(), |x| decimal(x, 2));
-    let mut rows: Vec<TimeRow> = model
-        .runs
-        .iter()
-        .enumerate()
-        .map(|(i, run)| TimeRow {
-            run: format!("seed {}", run.seed),
-            strong: false,
-            time: prose::duration(&summary.durations[i]),
-            seconds: decimal(run.train_seconds, SECONDS),
-            steps: run.steps.to_string(),
-            epochs: decimal(run.epochs, EPOCH),
-            tokens: decimal(run.tokens_per_second, 1),
-            supervised: decimal(run.supervised_tokens_per_second, 1),
-            rss: memory(Some(summary.peak_rss_gib[i])),
-            device: memory(summary.peak_device_gib[i]),
-        })
-        .collect();
-    let (Some(seconds), Some(mean_duration)) = (&summary.train_seconds, &summary.mean_duration) else {
-        return rows;
-    };
-    if rows.len() < 2 {
-        return rows;
-    }
-    let mean = |spread: &Option<Spread>, digits| {
-        spread.map_or_else(|| NOT_MEASURED.to_owned(), |spread| decimal(spread.mean, digits))
-    };
-    // Means of whole numbers that agree stay whole.
-    let whole = summary.steps.is_some_and(|steps| steps.min == steps.max);
-    rows.push(TimeRow {
-        run: "mean".to_owned(),
-        strong: true,
-        time: prose::duration(mean_duration),
-        seconds: decimal(seconds.mean, SECONDS),
-        steps: mean(&summary.steps, usize::from(!whole)),
-        epochs: mean(&summary.epochs, EPOCH),
-        tokens: mean(&summary.tokens_per_second, 1),
-        supervised: mean(&summary.supervised_tokens_per_second, 1),
-        rss: memory(summary.largest_rss_gib),
-        device: memory(summary.largest_device_gib),
-    });
-    rows
-}
-
 fn answer(answer: &crate::study::Answer) -> AnswerView {
     AnswerView {
-        request: beginning(&answer.request),
-        reference: beginning(&answer.reference),
-        base: beginning(&answer.base),
-        fine_tuned: beginning(&answer.fine_tuned),
+        request: beginning(&answer.request, SHORT_TEXT),
+        reference: beginning(&answer.reference, SHORT_TEXT),
+        base: beginning(&answer.base, SHORT_TEXT),
+        fine_tuned: beginning(&answer.fine_tuned, SHORT_TEXT),
     }
 }
 
-/// The text, cut between words where it is long.
-fn beginning(text: &str) -> String {
-    let Some((end, _)) = text.char_indices().nth(SHORT_TEXT) else { return text.to_owned() };
+/// The state of a model that an evaluation is of.
+pub(super) fn state(seed: Option<u64>) -> String {
+    seed.map_or_else(|| "base".to_owned(), |seed| format!("seed {seed}"))
+}
+
+/// The text, cut between words where it has more than so many characters.
+pub(super) fn beginning(text: &str, characters: usize) -> String {
+    let Some((end, _)) = text.char_indices().nth(characters) else { return text.to_owned() };
     let end = text[..end].rfind(char::is_whitespace).unwrap_or(end);
     format!("{} […]", text[..end].trim_end())
 }
@@ -347,12 +259,12 @@ mod tests {
 
     #[test]
     fn long_texts_are_cut_between_words_and_say_so() {
-        assert_eq!(beginning("a short answer"), "a short answer");
+        assert_eq!(beginning("a short answer", SHORT_TEXT), "a short answer");
         let whole = "é".repeat(SHORT_TEXT);
-        assert_eq!(beginning(&whole), whole);
-        assert_eq!(beginning(&format!("{whole}é")), format!("{whole} […]"));
+        assert_eq!(beginning(&whole, SHORT_TEXT), whole);
+        assert_eq!(beginning(&format!("{whole}é"), SHORT_TEXT), format!("{whole} […]"));
         let words = "seven words ".repeat(SHORT_TEXT / 8);
-        let cut = beginning(&words);
+        let cut = beginning(&words, SHORT_TEXT);
         assert!(cut.ends_with(" […]") && cut.chars().count() <= SHORT_TEXT + 4, "{cut}");
         assert!(words.starts_with(&format!("{} ", cut.trim_end_matches(" […]"))), "{cut}");
     }

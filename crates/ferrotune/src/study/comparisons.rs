@@ -18,7 +18,16 @@ pub(super) struct Evaluated {
     pub(super) contestant: Contestant,
     /// Identifies the tokenizer: losses per token are comparable only under one.
     pub(super) tokenizer: String,
+    /// The metrics on held-out records.
     pub(super) measurements: Vec<Measurement>,
+    /// The benchmarks, one measurement each.
+    pub(super) benchmarks: Vec<Measurement>,
+}
+
+impl Evaluated {
+    fn all(&self) -> impl Iterator<Item = &Measurement> {
+        self.measurements.iter().chain(&self.benchmarks)
+    }
 }
 
 /// Compares all that can be, in the order of the evaluations: the base of each model with each of its fine-tuned models,
@@ -42,11 +51,11 @@ pub(super) fn all(evaluated: &[Evaluated], seed: u64) -> Result<Vec<StudyCompari
     });
     let mut comparisons = Vec::new();
     for (first, second) in with_base.chain(across) {
-        for measurement in &first.measurements {
+        for measurement in first.all() {
             let same = |other: &&Measurement| {
                 (&other.metric, &other.variant) == (&measurement.metric, &measurement.variant)
             };
-            let Some(other) = second.measurements.iter().find(same) else { continue };
+            let Some(other) = second.all().find(same) else { continue };
             if first.tokenizer != second.tokenizer && is_per_token(measurement) {
                 continue;
             }
@@ -54,6 +63,7 @@ pub(super) fn all(evaluated: &[Evaluated], seed: u64) -> Result<Vec<StudyCompari
                 Ok(comparison) => comparisons.push(StudyComparison {
                     baseline: first.contestant.clone(),
                     candidate: second.contestant.clone(),
+                    variant: measurement.variant.clone(),
                     p_holm: comparison.p_value,
                     comparison,
                 }),
@@ -94,6 +104,7 @@ mod tests {
             contestant: Contestant { model: model.to_owned(), seed },
             tokenizer: "shared".to_owned(),
             measurements: RawExactMatch::default().measure(&pairs).unwrap(),
+            benchmarks: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use ferrotune_mixtral::AuxiliaryLoss;
 use ferrotune_trainer::TrainingConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{BaseConfig, Compute, DataConfig, Error, MeasureConfig, Quantize, Result};
+use crate::{BaseConfig, Compute, DataConfig, Error, MeasureConfig, Quantize, Result, slug::slug};
 
 /// What is compared, on what, and how.
 ///
@@ -192,10 +192,9 @@ impl Study {
 
     fn resolve(&mut self, base: &Path) {
         let DataConfig { files, train, validation, test, cache, .. } = &mut self.data;
-        let MeasureConfig { embedder, wordnet, paraphrases, .. } = &mut self.evaluation;
         let listed = [files, train, validation, test].into_iter().flatten();
         let models = self.models.iter_mut().map(|model| &mut model.path);
-        for path in listed.chain(models).chain(cache).chain(embedder).chain(wordnet).chain(paraphrases) {
+        for path in listed.chain(models).chain(cache).chain(self.evaluation.paths()) {
             *path = base.join(&*path);
         }
     }
@@ -235,7 +234,7 @@ impl Study {
         self.training.validate()?;
         self.adapter.lora().check("the study")?;
         self.base().quantization()?;
-        Ok(())
+        self.evaluation.validate()
     }
 
     /// How the models' bases are kept.
@@ -251,19 +250,6 @@ fn repeated<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
     values.sort();
     let place = values.windows(2).position(|pair| pair[0] == pair[1])?;
     Some(values.swap_remove(place))
-}
-
-/// A name as part of a path: lower case, everything but letters and digits replaced by a dash.
-pub(super) fn slug(name: &str) -> String {
-    let mut slug = String::new();
-    for c in name.chars() {
-        if c.is_ascii_alphanumeric() {
-            slug.push(c.to_ascii_lowercase());
-        } else if !slug.ends_with('-') && !slug.is_empty() {
-            slug.push('-');
-        }
-    }
-    slug.trim_end_matches('-').to_owned()
 }
 
 #[cfg(test)]

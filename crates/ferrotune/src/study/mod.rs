@@ -4,12 +4,18 @@
 //! seed, measured again, and everything goes into [`StudyResults`], from which [`report`](crate::report) writes what
 //! people read.
 
+mod bench;
 mod comparisons;
 mod config;
 mod environment;
+mod estimate;
+mod gather;
+mod opened;
 mod results;
 mod run;
+mod settings;
 
 pub use config::{AdapterConfig, ModelConfig, RouterAuxLoss, Study};
+pub use estimate::StudyEstimate;
 pub use results::*;
 pub use run::{Interaction, Prepared, Silent};

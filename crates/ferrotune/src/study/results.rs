@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrotune_data::SplitCounts;
-use ferrotune_eval::{Record, statistics::Comparison};
+use ferrotune_eval::{FailureKind, Record, judge::JudgeUsage, statistics::Comparison};
 use serde::{Deserialize, Serialize};
 
 /// Everything a report shows. Written as `results.json`; the HTML and Markdown reports are functions of it.
@@ -23,11 +23,68 @@ pub struct StudyResults {
     pub settings: Vec<(String, String)>,
     /// The instruction data.
     pub data: DataResults,
+    /// The benchmarks, in the order of the study.
+    #[serde(default)]
+    pub benchmarks: Vec<BenchmarkResults>,
+    /// Who judged; nothing without a judge.
+    #[serde(default)]
+    pub judge: Option<JudgeResults>,
+    /// Samples that a metric or a benchmark could not score, by evaluation, metric and kind.
+    #[serde(default)]
+    pub failures: Vec<FailureCount>,
     /// The models, in the order of the study.
     pub models: Vec<ModelResults>,
     /// Every comparison of two of them on the same held-out records.
     #[serde(default)]
     pub comparisons: Vec<StudyComparison>,
+}
+
+/// A benchmark that every model was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BenchmarkResults {
+    /// As the study names it, `name` or `name:variant`.
+    pub name: String,
+    /// The metric of its own record; other records of it are other views of the same documents.
+    pub metric: String,
+    /// The variant of that record.
+    pub variant: String,
+    /// What its data are called.
+    pub data: String,
+    /// Hash of them.
+    pub sha256: String,
+    /// Documents asked about.
+    pub documents: u64,
+    /// Documents there are.
+    pub available: u64,
+}
+
+/// Who judged a study, and what all of it did cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgeResults {
+    /// The judge's name; its settings stand in the records.
+    pub name: String,
+    /// Questions, tokens and money of all evaluations together.
+    pub usage: JudgeUsage,
+    /// The same of a server of vectors, if there is one.
+    #[serde(default)]
+    pub embeddings_usage: Option<JudgeUsage>,
+}
+
+/// Samples of one evaluation that one metric could not score for one kind of reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureCount {
+    /// The model.
+    pub model: String,
+    /// The seed of its fine-tuning; nothing for the base.
+    pub seed: Option<u64>,
+    /// The metric.
+    pub metric: String,
+    /// The kind.
+    pub kind: FailureKind,
+    /// How many samples.
+    pub count: u64,
+    /// The first of them, and what happened.
+    pub first: String,
 }
 
 /// Two evaluations of a study compared in one metric, on the records that both could be scored on.
@@ -37,6 +94,9 @@ pub struct StudyComparison {
     pub baseline: Contestant,
     /// What is compared: a fine-tuned model.
     pub candidate: Contestant,
+    /// The variant of the metric; empty in results of former versions.
+    #[serde(default)]
+    pub variant: String,
     /// The difference (candidate minus baseline), its interval and its p-value.
     #[serde(flatten)]
     pub comparison: Comparison,
@@ -125,6 +185,9 @@ pub struct ModelResults {
     pub encoding: EncodingCounts,
     /// The metrics of the base model.
     pub base: Vec<Record>,
+    /// The base model's benchmarks: for each its own record, then other views of it; the Quality Index at the end.
+    #[serde(default)]
+    pub base_benchmarks: Vec<Record>,
     /// One fine-tuning per seed.
     pub runs: Vec<RunResults>,
     /// Answers to the same held-out questions, before and after (first seed), for a reader to judge.
@@ -179,6 +242,9 @@ pub struct RunResults {
     pub overfitting: Option<Overfitting>,
     /// The metrics of the fine-tuned model.
     pub metrics: Vec<Record>,
+    /// Its benchmarks, as those of the base.
+    #[serde(default)]
+    pub benchmarks: Vec<Record>,
 }
 
 /// A loss at a step.

@@ -13,5 +13,6 @@ mod merged;
 mod qlora;
 mod quantized;
 mod report;
+mod study;
 mod tinystories;
 mod training;

@@ -9,8 +9,8 @@ use ferrotune::{
     eval::Record,
     report::{self, ReportError},
     study::{
-        Answer, CurvePoint, DataFile, DataResults, EncodingCounts, Environment, ModelResults, Overfitting,
-        RunResults, StudyComparison, StudyResults,
+        Answer, BenchmarkResults, CurvePoint, DataFile, DataResults, EncodingCounts, Environment,
+        FailureCount, JudgeResults, ModelResults, Overfitting, RunResults, StudyComparison, StudyResults,
     },
 };
 use serde_json::{Value, json};
@@ -51,11 +51,44 @@ fn metrics(lift: f64) -> Vec<Record> {
     ]
 }
 
+const GSM8K: &str =
+    "lm-evaluation-harness 0.4.13 `gsm8k`: 5 examples drawn from train, share of documents, 0 to 1";
+
+/// A benchmark's own record, another view of it, and an index that lacks its parts.
+fn benchmarks(lift: f64) -> Vec<Record> {
+    vec![
+        record("gsm8k", GSM8K, 0.0612 + 0.21 * lift, 0.021),
+        record("gsm8k/first", GSM8K, 0.0721 + 0.2 * lift, 0.033),
+        unmeasured("quality_index", "missing: mmlu, gpqa, math, humaneval"),
+    ]
+}
+
+/// A judged record with what it did cost.
+fn judged(lift: f64) -> Record {
+    let mut judged = record("gpt4_score", "integer 1 to 10 with reference", 2.4137 + 5.1 * lift, 0.31);
+    (judged.n_scored, judged.n_failed) = (209, 4);
+    judged.judge = serde_json::from_value(json!({"name": "judge-7b", "params": {}, "prompt_sha": "cd"})).ok();
+    judged.judge_usage = serde_json::from_value(json!({
+        "calls": 217, "cached": 11, "retries": 3, "unanswered": 1, "prompt_tokens": 61_234,
+        "completion_tokens": 4_321, "uncounted": 2, "cost": 0.4567,
+    }))
+    .ok();
+    judged
+}
+
+fn unscored(model: &str, seed: Option<u64>) -> FailureCount {
+    serde_json::from_value(json!({
+        "model": model, "seed": seed, "metric": "gpt4_score", "kind": "judge_reply", "count": 4,
+        "first": "alpaca.json line 17: the score is no integer from 1 to 10: \"11 of 10\"",
+    }))
+    .unwrap()
+}
+
 /// The base of a model against one of its runs, in a metric.
 fn comparison(model: &str, seed: u64, metric: &str, difference: f64, p_holm: f64) -> StudyComparison {
     serde_json::from_value(json!({
         "baseline": {"model": model, "seed": null}, "candidate": {"model": model, "seed": seed},
-        "metric": metric, "first": 0.0142, "second": 0.0142 + difference, "difference": difference,
+        "variant": if metric == "gsm8k" { GSM8K } else { "" }, "metric": metric, "first": 0.0142, "second": 0.0142 + difference, "difference": difference,
         "ci95": [difference - 0.041, difference + 0.043], "p_value": p_holm / 12.0, "p_holm": p_holm,
         "n": 209, "n_left_out": 4, "method": "paired percentile bootstrap, 10000 resamples",
     }))
@@ -75,6 +108,9 @@ fn comparisons() -> Vec<StudyComparison> {
         comparison(mixtral, 1, "bleu", 1.3, 0.7312),
         comparison(mixtral, 2, "bleu", 1.9, 0.9),
         comparison(mixtral, 3, "bleu", -2.1, 1.0),
+        comparison(llama, 1, "gsm8k", 0.0877, 0.0213),
+        comparison(llama, 2, "gsm8k", 0.0911, 0.0313),
+        comparison(llama, 3, "gsm8k", 0.0947, 0.0413),
     ]
 }
 
@@ -112,7 +148,11 @@ fn run(seed: u64, steps: u64, overfits: bool, shift: f64) -> RunResults {
             lowest_loss: lowest.loss,
             final_loss: last,
         }),
-        metrics: metrics(0.9 + 0.017 * seed as f64),
+        metrics: metrics(0.9 + 0.017 * seed as f64)
+            .into_iter()
+            .chain([judged(0.9 + 0.017 * seed as f64)])
+            .collect(),
+        benchmarks: benchmarks(0.4 + 0.017 * seed as f64),
     }
 }
 
@@ -134,7 +174,8 @@ fn model(name: &str, family: &str, overfits: bool, shift: f64) -> ModelResults {
             tokens: 141_203,
             supervised_tokens: 61_377,
         },
-        base: metrics(0.0),
+        base: metrics(0.0).into_iter().chain([judged(0.0)]).collect(),
+        base_benchmarks: benchmarks(0.0),
         runs: (1..=3).map(|seed| run(seed, 200, overfits && seed != 2, shift)).collect(),
         answers: vec![
             Answer {
@@ -208,6 +249,25 @@ fn sample() -> StudyResults {
             split_seed: 41,
             template: "study".to_owned(),
         },
+        benchmarks: vec![BenchmarkResults {
+            name: "gsm8k".to_owned(),
+            metric: "gsm8k".to_owned(),
+            variant: GSM8K.to_owned(),
+            data: "gsm8k".to_owned(),
+            sha256: "77aa88bb99cc".repeat(6)[..64].to_owned(),
+            documents: 213,
+            available: 1319,
+        }],
+        judge: Some(JudgeResults {
+            name: "judge-7b".to_owned(),
+            usage: serde_json::from_value(json!({
+                "calls": 1736, "cached": 88, "retries": 24, "unanswered": 8, "prompt_tokens": 489_872,
+                "completion_tokens": 34_568, "uncounted": 16, "cost": 3.6536,
+            }))
+            .unwrap(),
+            embeddings_usage: None,
+        }),
+        failures: vec![unscored("Tiny LLaMA", None), unscored("Tiny Mixtral, four experts", Some(2))],
         models: vec![
             model("Tiny LLaMA", "llama", true, 0.0),
             model("Tiny Mixtral, four experts", "mixtral", false, 0.21),
@@ -239,6 +299,11 @@ fn edges() -> StudyResults {
     }
     results.models[1].parameters = 46_702_792_704;
     results.models[1].runs[0].metrics.truncate(1);
+    results.models[1].runs[2].benchmarks[0].value = None;
+    results.models[1].runs[2].benchmarks[0].not_measured = Some(HOSTILE.to_owned());
+    results.failures[0].first = HOSTILE.repeat(9);
+    results.judge.as_mut().unwrap().name = HOSTILE.to_owned();
+    results.judge.as_mut().unwrap().usage.cost = None;
     results.models[1].runs[2].seed = u64::MAX - 1;
     let mut third = model("never trained", "mistral", false, 0.0);
     third.runs.clear();
@@ -408,6 +473,14 @@ impl Known {
     }
 }
 
+/// The numbers of both reports that stand nowhere in the results.
+pub(crate) fn strangers(results: &StudyResults) -> Vec<String> {
+    let known = Known::of(&report::json(results).unwrap());
+    let markdown = report::markdown(results).unwrap().replace('\\', "");
+    let texts = [visible(&report::html(results).unwrap()), markdown];
+    texts.iter().flat_map(|text| known.strangers(text)).map(|token| token.0).collect()
+}
+
 #[test]
 fn the_checker_sees_numbers_and_their_digits() {
     let text = "a1 ROUGE-2 -0.25 (1.5e30) 3f9c 2026-11-22 x_3 10412.7, 4. 0.5e";
@@ -473,7 +546,8 @@ fn cells_show_the_value_of_their_own_model_and_state() {
     let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
     let cells = tokens(&visible(row));
     // Base 0.0142; means over lifts 0.917, 0.934 and 0.951 of 0.0142 + 0.83 lift, with their ends.
-    let model = ["0.014", "0.789", "0.775", "0.804", "0.775"];
+    // Beside them 211 of 213 samples scored, and 633 of 639.
+    let model = ["0.014", "211", "213", "0.789", "0.775", "0.804", "633", "639", "0.775"];
     let (first, second) = (["3", "3"], ["1", "3"]); // runs that differ, of those compared
     let expected = model.iter().chain(&first).chain(&model).chain(&second);
     let expected: Vec<Token> = expected.map(|text| Token((*text).to_owned())).collect();
@@ -510,13 +584,56 @@ fn a_difference_is_marked_only_where_every_run_has_it() {
     let text = visible(&html);
     for sentence in [
         "* p < 0.05, ** p < 0.01, *** p < 0.001",
-        "for all 9 comparisons of this study",
+        "for all 12 comparisons of this study",
         "; 1 of 3 runs differ from the base by more than chance.",
         "which the tests do not tell from chance.",
         "4 left out",
     ] {
         assert!(text.contains(sentence), "`{sentence}` is missing");
     }
+}
+
+#[test]
+fn benchmarks_stand_beside_their_base_with_interval_number_and_mark() {
+    let results = sample();
+    let html = report::html(&results).unwrap();
+    let row = visible(html.lines().find(|line| line.contains("\"row\">GSM8K<")).unwrap());
+    let text = visible(&html);
+    // Base 0.0612 of 211; means over lifts 0.417, 0.434 and 0.451 of 0.0612 + 0.21 lift. Every run's corrected p is below 0.05.
+    for part in [
+        "the first 213 of 1319 documents",
+        "0.061",
+        "0.040 to 0.082",
+        "0.152",
+        "+0.091*",
+        "211 of 213 scored",
+    ] {
+        assert!(row.contains(part), "`{part}` is missing in {row}");
+    }
+    assert!(text.contains("Quality Index (missing: mmlu, gpqa, math, humaneval)"), "{text}");
+    let mut none = results;
+    none.benchmarks.clear();
+    let text = visible(&report::html(&none).unwrap());
+    assert!(text.contains("Not measured: this study names no benchmark."));
+}
+
+#[test]
+fn judging_shows_its_questions_its_price_and_what_failed() {
+    let results = sample();
+    let html = report::html(&results).unwrap();
+    for text in [visible(&html), report::markdown(&results).unwrap().replace('\\', "")] {
+        for part in
+            ["judge-7b", "209 of 213", "0.4567", "3.6536", "489872", "did not count the tokens of 16 replies"]
+        {
+            assert!(text.contains(part), "`{part}` is missing");
+        }
+        assert!(text.contains("What could not be scored") && text.contains("11 of 10"));
+    }
+    let row = html.lines().find(|line| line.contains("\"row\">GPT-4 score, 1 to 10 <")).unwrap();
+    assert!(row.contains("209 of 213 scored") && row.contains("627 of 639 scored"), "{row}");
+    let unjudged = StudyResults { judge: None, failures: Vec::new(), ..results };
+    let text = visible(&report::html(&unjudged).unwrap());
+    assert!(!text.contains("Judging") && !text.contains("What could not be scored"));
 }
 
 #[test]
@@ -553,9 +670,8 @@ fn metrics_that_were_not_measured_say_so_and_why() {
     let results = sample();
     let html = report::html(&results).unwrap();
     for (label, reason) in [
-        ("GPT-4 score, 1 to 10", "no judge was configured"),
-        ("RAGAS Answer Correctness", "no judge was configured"),
-        ("RAGAS Answer Semantic Similarity", "no judge was configured"),
+        ("RAGAS Answer Correctness", "this study did not ask for it"),
+        ("RAGAS Answer Semantic Similarity", "this study did not ask for it"),
         ("METEOR", "this study did not ask for it"),
         ("Exact Match, SQuAD&#x27;s", "no reference text was given"),
     ] {
@@ -564,6 +680,10 @@ fn metrics_that_were_not_measured_say_so_and_why() {
         assert!(row.contains(&format!("not measured: {reason}")), "{row}");
     }
     let mut results = results;
+    let unjudged = StudyResults { judge: None, ..results.clone() };
+    let html = report::html(&unjudged).unwrap();
+    let row = html.lines().find(|line| line.contains("\"row\">RAGAS Answer Correctness <")).unwrap();
+    assert!(row.contains("not measured: no judge was configured"), "{row}");
     results.models[0].base[0] = unmeasured("exact_match", "the file of answers is broken");
     let html = report::html(&results).unwrap();
     let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
@@ -578,7 +698,7 @@ fn a_mean_over_some_of_the_runs_says_so() {
     let html = report::html(&results).unwrap();
     let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
     // Lifts 0.917 and 0.934 of 0.0142 + 0.83 lift.
-    assert!(row.contains("0.782<small>0.775 to 0.789; 2 of 3 runs</small>"), "{row}");
+    assert!(row.contains("0.782<small>0.775 to 0.789; 2 of 3 runs; 422 of 426 scored</small>"), "{row}");
     assert!(visible(&html).contains("not measured: the disk was full"), "the list says why");
 }
 

@@ -1,5 +1,7 @@
 //! The numbers that a report computes from the results: they stand in `results.json` too, under `summary`.
 
+mod metric;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -10,7 +12,10 @@ use super::{
     metrics::{self, Row},
     number::extended,
 };
-use crate::study::{ModelResults, RunResults, StudyComparison, StudyResults};
+use crate::study::{ModelResults, RunResults, StudyResults};
+
+pub(super) use metric::{BENCHMARKS, METRICS, Records};
+pub use metric::{ComparedRuns, MetricSummary, Scored, Significance};
 
 /// Everything a report prints that is not itself in the study's results: totals, means over seeds, rounded times,
 /// and the numbers on the figure's axes.
@@ -45,36 +50,6 @@ pub struct Numbering {
     pub metrics_table: u64,
     /// The figure of losses.
     pub loss_figure: u64,
-}
-
-/// When a difference is marked.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Significance {
-    /// Corrected p-values below which a difference gets one mark, two, and three.
-    pub thresholds: [f64; 3],
-    /// Comparisons in the study, which the correction is for.
-    pub comparisons: u64,
-}
-
-impl Significance {
-    /// Marks for a corrected p-value, 0 to 3.
-    #[must_use]
-    pub fn marks(&self, p_holm: f64) -> usize {
-        self.thresholds.iter().filter(|&&threshold| p_holm < threshold).count()
-    }
-}
-
-/// What the comparisons of a model's runs with its base say of one metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ComparedRuns {
-    /// Runs that were compared.
-    pub runs: u64,
-    /// Of these, runs whose difference is marked and goes the way of the mean change.
-    pub significant: u64,
-    /// Marks that every run of the model has, 0 to 3.
-    pub marks: usize,
 }
 
 /// A time in units that people read.
@@ -186,6 +161,8 @@ pub struct ModelSummary {
     pub overfitting: OverfittingSummary,
     /// One per row of the table of metrics.
     pub metrics: Vec<MetricSummary>,
+    /// One per row of the table of benchmarks; none without benchmarks.
+    pub benchmarks: Vec<MetricSummary>,
 }
 
 /// Where runs began to overfit.
@@ -198,30 +175,6 @@ pub struct OverfittingSummary {
     pub first_step: Option<u64>,
     /// The latest.
     pub last_step: Option<u64>,
-}
-
-/// One metric, before and after.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct MetricSummary {
-    /// The metric's name in the records.
-    pub metric: String,
-    /// Its name in the report.
-    pub label: String,
-    /// The base model's value.
-    pub base: Option<Spread>,
-    /// Why it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_not_measured: Option<String>,
-    /// The fine-tuned model's value over the runs that have one.
-    pub fine_tuned: Option<Spread>,
-    /// Why it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fine_tuned_not_measured: Option<String>,
-    /// Fine-tuned mean minus base.
-    pub change: Option<f64>,
-    /// What the comparisons of the runs with the base say; nothing where none was made.
-    pub compared: Option<ComparedRuns>,
 }
 
 /// The numbers on the figure's axes.
@@ -237,17 +190,16 @@ pub struct FigureAxes {
 /// Computes the summary: a function of the results alone.
 #[must_use]
 pub fn summarize(results: &StudyResults) -> Summary {
-    let records =
-        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|r| &r.metrics)));
-    let rows = metrics::rows(records);
+    let (rows, benchmarks) = (metrics::rows(results), metrics::benchmark_rows(results));
+    let model = |model| model_summary(results, model, &rows, &benchmarks);
     Summary {
         numbering: Numbering { training_time_table: 3, metrics_table: 4, loss_figure: 1 },
         confidence_percent: 95,
-        significance: significance(results),
+        significance: metric::significance(results),
         duration: duration(results.seconds),
         memory_gib: gib(results.environment.memory_bytes),
         data: data_totals(results),
-        models: results.models.iter().map(|model| model_summary(results, model, &rows)).collect(),
+        models: results.models.iter().map(model).collect(),
         figure: axes(results),
     }
 }
@@ -268,7 +220,12 @@ fn data_totals(results: &StudyResults) -> DataTotals {
     }
 }
 
-fn model_summary(results: &StudyResults, model: &ModelResults, rows: &[Row]) -> ModelSummary {
+fn model_summary(
+    results: &StudyResults,
+    model: &ModelResults,
+    rows: &[Row],
+    benchmarks: &[Row],
+) -> ModelSummary {
     let over = |value: fn(&RunResults) -> Option<f64>| spread(model.runs.iter().filter_map(value));
     let train_seconds = over(|run| Some(run.train_seconds));
     let peak_rss_gib: Vec<f64> = model.runs.iter().map(|run| gib(run.peak_rss_bytes)).collect();
@@ -308,66 +265,9 @@ fn model_summary(results: &StudyResults, model: &ModelResults, rows: &[Row]) -> 
             first_step: overfitting().map(|at| at.step).min(),
             last_step: overfitting().map(|at| at.step).max(),
         },
-        metrics: rows.iter().map(|row| metric_summary(results, model, row)).collect(),
+        metrics: rows.iter().map(|row| metric::summary(results, model, row, &METRICS)).collect(),
+        benchmarks: benchmarks.iter().map(|row| metric::summary(results, model, row, &BENCHMARKS)).collect(),
     }
-}
-
-fn metric_summary(results: &StudyResults, model: &ModelResults, row: &Row) -> MetricSummary {
-    let base_record = row.find(&model.base);
-    let base = spread(base_record.and_then(|record| record.value).into_iter());
-    let tuned: Vec<_> = model.runs.iter().map(|run| row.find(&run.metrics)).collect();
-    let fine_tuned = spread(tuned.iter().flatten().filter_map(|record| record.value));
-    let why = |record: Option<&ferrotune_eval::Record>| {
-        record.and_then(|record| record.not_measured.clone()).unwrap_or_else(|| row.absent.to_owned())
-    };
-    let why_not_tuned = || match tuned.iter().flatten().next() {
-        None if model.runs.is_empty() && base_record.is_some() => "there is no fine-tuning run".to_owned(),
-        first => why(first.copied()),
-    };
-    let change = base.zip(fine_tuned).map(|(base, tuned)| tuned.mean - base.mean).filter(|x| x.is_finite());
-    MetricSummary {
-        metric: row.metric.clone(),
-        label: row.label.clone(),
-        base_not_measured: base.is_none().then(|| why(base_record)),
-        fine_tuned_not_measured: fine_tuned.is_none().then(why_not_tuned),
-        base,
-        fine_tuned,
-        change,
-        compared: change.and_then(|change| compared_runs(results, model, row, change)),
-    }
-}
-
-fn significance(results: &StudyResults) -> Significance {
-    Significance { thresholds: [0.05, 0.01, 0.001], comparisons: results.comparisons.len() as u64 }
-}
-
-fn compared_runs(
-    results: &StudyResults,
-    model: &ModelResults,
-    row: &Row,
-    change: f64,
-) -> Option<ComparedRuns> {
-    let significance = significance(results);
-    let of_run = |found: &&StudyComparison| {
-        found.baseline.seed.is_none()
-            && found.baseline.model == model.name
-            && found.candidate.model == model.name
-            && found.comparison.metric == row.metric
-    };
-    let marks: Vec<usize> = results
-        .comparisons
-        .iter()
-        .filter(of_run)
-        .map(|found| match found.comparison.difference * change > 0.0 {
-            true => significance.marks(found.p_holm),
-            false => 0,
-        })
-        .collect();
-    (!marks.is_empty()).then(|| ComparedRuns {
-        runs: marks.len() as u64,
-        significant: marks.iter().filter(|&&marks| marks > 0).count() as u64,
-        marks: if marks.len() == model.runs.len() { marks.iter().copied().min().unwrap_or(0) } else { 0 },
-    })
 }
 
 fn axes(results: &StudyResults) -> FigureAxes {

@@ -1,0 +1,326 @@
+//! The metrics of a model on held-out records, and its benchmarks.
+
+mod benchmarks;
+mod config;
+mod progress;
+
+use std::{collections::HashMap, path::Path, time::Instant};
+
+use ferrotune_core::{GenerationLimits, Sample, Tokenize};
+use ferrotune_data::{Record as DataRecord, encode_prompt};
+use ferrotune_eval::{
+    Existing, Measurement, Metric, Pair, Record, Run, SampleLine,
+    judge::{Estimate, JudgeUsage},
+    perplexity::{Perplexity, TextLikelihood, TextSize},
+    sample_lines,
+    statistics::Bootstrap,
+    task::{PromptStyle, TaskOutcome},
+    write_samples,
+};
+use ferrotune_nn::CausalLm;
+use tch::{Device, Kind};
+
+use crate::{Error, Metrics, PromptText, Result, ScoredModel};
+
+pub use benchmarks::{Benchmark, QUALITY_INDEX};
+pub use config::MeasureConfig;
+pub use progress::Progress;
+
+/// Metrics and benchmarks, ready to be applied to any number of models.
+#[derive(Debug)]
+pub struct Measure {
+    config: MeasureConfig,
+    /// The metrics over texts.
+    texts: Metrics,
+    perplexity: bool,
+    benchmarks: Vec<Benchmark>,
+}
+
+/// A model and what it is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a, T> {
+    /// The model.
+    pub model: &'a dyn CausalLm,
+    /// Its tokenizer.
+    pub tokenizer: &'a T,
+    /// Held-out records.
+    pub records: &'a [&'a DataRecord],
+    /// Their encodings.
+    pub samples: &'a [&'a Sample],
+    /// For each benchmark how its questions are written.
+    pub styles: &'a [(PromptStyle, PromptText)],
+    /// What records say about all this.
+    pub run: &'a Run,
+}
+
+/// What was measured.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// One record per metric; perplexity, then the others in the order asked for.
+    pub records: Vec<Record>,
+    /// What the records were made from, in the same order: comparisons of two models need the samples.
+    pub measurements: Vec<Measurement>,
+    /// Answer of each record.
+    pub answers: Vec<String>,
+    /// What each benchmark gave; its per-sample lines are in their file only.
+    pub benchmarks: Vec<TaskOutcome>,
+    /// The Quality Index, where there is a benchmark at all.
+    pub quality_index: Option<Record>,
+}
+
+impl Measure {
+    /// Loads what the metrics need and opens the benchmarks' files; isolation is tried for those that run code.
+    ///
+    /// # Errors
+    /// As [`MeasureConfig::validate`]; an unknown metric or benchmark; an encoder, dictionary, judge or file that cannot be
+    /// used.
+    pub fn new(config: MeasureConfig, seed: u64, compute: (Device, Kind)) -> Result<Self> {
+        config.validate()?;
+        let names: Vec<&str> =
+            config.metrics.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let of_texts: Vec<&str> = names.iter().copied().filter(|&name| name != PERPLEXITY).collect();
+        let perplexity = names.contains(&PERPLEXITY);
+        // Before hours of training, not after.
+        let judge = config.judge.clone().unwrap_or_default();
+        let texts = if of_texts.is_empty() && (perplexity || !config.tasks.is_empty()) {
+            if config.judge.is_some() {
+                return Err(no_metric_asks(&config.metrics));
+            }
+            Metrics::default()
+        } else {
+            Metrics::open(&of_texts.join(","), &config.tools(), &judge, seed, config.on_failure, compute)?
+        };
+        let benchmarks = config.tasks.iter().cloned().map(Benchmark::open).collect::<Result<_>>()?;
+        Ok(Self { config, texts, perplexity, benchmarks })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &MeasureConfig {
+        &self.config
+    }
+
+    /// The benchmarks, in the order of the settings.
+    #[must_use]
+    pub fn benchmarks(&self) -> &[Benchmark] {
+        &self.benchmarks
+    }
+
+    /// How many of `available` records are measured.
+    #[must_use]
+    pub fn count(&self, available: usize) -> usize {
+        self.config.limit.map_or(available, |limit| limit.min(available))
+    }
+
+    /// What the judge and a server of vectors did cost so far, if there is one.
+    #[must_use]
+    pub fn judge_usage(&self) -> [Option<JudgeUsage>; 2] {
+        [self.texts.judges.usage(), self.texts.judges.embeddings_usage()]
+    }
+
+    /// What one evaluation would ask of the judge, found without asking: answers, which are not known yet, are taken to be
+    /// as long as the references. `None` without a judge.
+    #[must_use]
+    pub fn estimate(&self, records: &[&DataRecord]) -> Option<Estimate> {
+        self.texts.judges.judging.as_ref()?;
+        let answers: Vec<String> = records.iter().map(|record| response(record).trim().to_owned()).collect();
+        Some(self.texts.judges.estimate(&self.texts.metrics, &pairs(records, &answers)))
+    }
+
+    /// Measures a model, and writes `samples.jsonl` and for each benchmark `samples-NAME.jsonl` into `folder`, which must be
+    /// there. What was measured before a failure is written too.
+    ///
+    /// # Errors
+    /// What the model, the metrics and the benchmarks give. A sample that cannot be scored is counted, unless failures are
+    /// errors.
+    pub fn measure<T: Tokenize>(
+        &self,
+        subject: &Subject<'_, T>,
+        folder: &Path,
+        progress: &mut dyn FnMut(&Progress<'_>),
+    ) -> Result<Measured> {
+        let mut measured = Measured::default();
+        let bootstrap = Bootstrap { seed: subject.run.seed, ..Bootstrap::default() };
+        if self.perplexity {
+            progress(&Progress::Scoring { metric: PERPLEXITY });
+            let start = Instant::now();
+            let measurement = self.perplexity(subject)?;
+            let seconds = start.elapsed().as_secs_f64();
+            measured.records.push(Record::new(subject.run, &measurement, &bootstrap, seconds)?);
+            measured.measurements.push(measurement);
+        }
+        if !self.texts.metrics.is_empty() {
+            measured.answers = self.answer(subject, progress)?;
+            let pairs = pairs(subject.records, &measured.answers);
+            let mut lines: Vec<SampleLine> = Vec::new();
+            let scored: Result<()> = self.texts.metrics.iter().try_for_each(|metric| {
+                let found =
+                    self.score(metric.as_ref(), &pairs, subject.run, &bootstrap, progress, &mut lines)?;
+                measured.records.extend(found.records);
+                measured.measurements.extend(found.measurements);
+                Ok(())
+            });
+            write_samples(&folder.join("samples.jsonl"), &lines, Existing::Replace)?;
+            scored?;
+        }
+        for (benchmark, style) in self.benchmarks.iter().zip(subject.styles) {
+            let policy = (self.config.batch_tokens, self.config.on_failure);
+            measured.benchmarks.push(benchmark.ask(subject, style, policy, folder, progress)?);
+        }
+        if !measured.benchmarks.is_empty() {
+            let principal: Vec<&Record> =
+                measured.benchmarks.iter().filter_map(|outcome| outcome.records.first()).collect();
+            measured.quality_index = Some(benchmarks::quality_index(&principal, subject.run)?);
+        }
+        Ok(measured)
+    }
+
+    fn scored_model<'m, T>(&self, subject: &Subject<'m, T>) -> ScoredModel<'m, T> {
+        ScoredModel::new(subject.model, subject.tokenizer).with_batch_tokens(self.config.batch_tokens)
+    }
+
+    fn perplexity<T>(&self, subject: &Subject<'_, T>) -> Result<Measurement> {
+        let rows: Vec<_> = subject.samples.iter().map(|s| (s.ids.clone(), s.supervised.clone())).collect();
+        let texts: Vec<TextLikelihood> = self
+            .scored_model(subject)
+            .score_ids(&rows)?
+            .iter()
+            .zip(subject.records.iter().zip(ids_of(subject.records)))
+            .map(|(likelihood, (record, id))| TextLikelihood {
+                id,
+                log_likelihood: likelihood.log_likelihood,
+                tokens: likelihood.tokens as u64,
+                size: Some(TextSize::of(response(record))),
+            })
+            .collect();
+        Ok(Perplexity::TokenWeighted.measure(&texts)?)
+    }
+
+    fn answer<T: Tokenize>(
+        &self,
+        subject: &Subject<'_, T>,
+        progress: &mut dyn FnMut(&Progress<'_>),
+    ) -> Result<Vec<String>> {
+        let prompts = subject
+            .records
+            .iter()
+            .map(|record| encode_prompt(record, subject.tokenizer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let limits = GenerationLimits {
+            max_new_tokens: self.config.max_new_tokens,
+            stop: Vec::new(),
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: subject.run.seed,
+        };
+        let total = prompts.len();
+        let answers = self.scored_model(subject).generate_ids_with(&prompts, &limits, &mut |done| {
+            progress(&Progress::Answers { done, total });
+        })?;
+        Ok(answers.into_iter().map(|answer| answer.text.trim().to_owned()).collect())
+    }
+
+    /// One metric; its lines are kept before a failure ends the work.
+    fn score(
+        &self,
+        metric: &dyn Metric,
+        pairs: &[Pair],
+        run: &Run,
+        bootstrap: &Bootstrap,
+        progress: &mut dyn FnMut(&Progress<'_>),
+        lines: &mut Vec<SampleLine>,
+    ) -> Result<ferrotune_eval::Evaluation> {
+        let names = metric.outputs().join(", ");
+        let estimate = metric.estimate(pairs);
+        let is_judged = estimate != Estimate::default();
+        progress(&match is_judged {
+            true => Progress::Judging { metric: &names, estimate },
+            false => Progress::Scoring { metric: &names },
+        });
+        let start = Instant::now();
+        let measurements = metric.measure(pairs)?;
+        let seconds = start.elapsed().as_secs_f64();
+        lines.extend(sample_lines(pairs, &measurements)?);
+        let mut found = ferrotune_eval::Evaluation::default();
+        for measurement in measurements {
+            let measurement = measurement.checked(self.config.on_failure)?;
+            if is_judged {
+                progress(&Progress::Judged { measurement: &measurement });
+            }
+            found.records.push(Record::new(run, &measurement, bootstrap, seconds)?);
+            found.measurements.push(measurement);
+        }
+        Ok(found)
+    }
+}
+
+/// Requests with a model's answers and the data's.
+fn pairs(records: &[&DataRecord], answers: &[String]) -> Vec<Pair> {
+    let ids = ids_of(records);
+    let answered = records.iter().zip(answers.iter().zip(&ids));
+    answered
+        .map(|(record, (answer, id))| Pair {
+            instruction: Some(request(record).to_owned()),
+            ..Pair::new(id, answer.clone(), response(record).trim())
+        })
+        .collect()
+}
+
+fn no_metric_asks(metrics: &str) -> Error {
+    Error::Setting {
+        setting: "evaluation.judge",
+        found: format!("given, and none of the metrics asks it ({metrics})"),
+        expected: "a metric such as gpt4_score or ragas_answer_correctness, or no judge".to_owned(),
+    }
+}
+
+/// The metric that reads the references instead of answers.
+const PERPLEXITY: &str = "perplexity";
+
+/// The last request of a record.
+#[must_use]
+pub fn request(record: &DataRecord) -> &str {
+    record.turns.last().map_or("", |turn| &turn.request)
+}
+
+/// The last response of a record.
+#[must_use]
+pub fn response(record: &DataRecord) -> &str {
+    record.turns.last().map_or("", |turn| &turn.response)
+}
+
+/// Names records by file and place, the same for every model and each name once: where files in several folders have
+/// one name, a number follows.
+#[must_use]
+pub fn ids_of(records: &[&DataRecord]) -> Vec<String> {
+    let mut times = HashMap::new();
+    let id = |record: &&DataRecord| {
+        let file = record.origin.file.file_name().unwrap_or_default();
+        let name = format!("{} {}", Path::new(file).display(), record.origin.place);
+        let time: &mut u32 = times.entry(name.clone()).or_default();
+        *time += 1;
+        if *time == 1 { name } else { format!("{name} ({time})") }
+    };
+    records.iter().map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use ferrotune_data::Record;
+
+    use super::ids_of;
+
+    #[test]
+    fn records_of_files_with_one_name_have_ids_of_their_own() {
+        let record = |file: &str, row| {
+            let mut record = Record::new("q", "a", row);
+            record.origin.file = Arc::from(Path::new(file));
+            record
+        };
+        let records = [record("a/test.json", 1), record("b/test.json", 1), record("b/test.json", 2)];
+        let ids = ids_of(&records.iter().collect::<Vec<_>>());
+        assert_eq!(ids, ["test.json row 1", "test.json row 1 (2)", "test.json row 2"]);
+    }
+}

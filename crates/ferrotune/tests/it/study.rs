@@ -1,0 +1,367 @@
+//! Studies from their files to their results, on a model that is grown in a single step: what is shown is the way.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use ferrotune::{
+    Compute, Error, demo,
+    eval::{FailureKind, Record, read_samples},
+    grow,
+    study::{Prepared, Silent, Study, StudyResults},
+    trainer::TrainingConfig,
+};
+use serde_json::json;
+
+use crate::report::strangers;
+
+/// Held-out records.
+const HELD_OUT: usize = 5;
+
+/// A folder with a model and records, made once.
+struct Place {
+    folder: tempfile::TempDir,
+    model: PathBuf,
+}
+
+fn place() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let files = demo::write(folder.path(), demo::recipe::WORLD_SEED).unwrap();
+        let model = files.models[0].clone();
+        let pages = demo::World::new(demo::recipe::WORLD_SEED).pages()[..8].to_vec();
+        let training = TrainingConfig { max_steps: Some(1), batch_size: 8, ..TrainingConfig::default() };
+        grow(&model, &pages, &training, &compute(), None).unwrap();
+        for (name, from, count) in [
+            ("train", &files.train, 12),
+            ("validation", &files.validation, 2),
+            ("test", &files.test, HELD_OUT),
+        ] {
+            let text = fs::read_to_string(from).unwrap();
+            let mut records: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            records.truncate(count);
+            fs::write(folder.path().join(format!("{name}.json")), json!(records).to_string()).unwrap();
+        }
+        Place { folder, model }
+    })
+}
+
+fn compute() -> Compute {
+    Compute { device: "cpu".to_owned(), threads: Some(1), ..Compute::default() }
+}
+
+/// A study of the model, fine-tuned for two steps with two seeds; `evaluation` and what follows are the caller's.
+fn study_text(evaluation: &str) -> String {
+    format!(
+        r#"
+        title = "A study of the way"
+        seeds = [3, 4]
+        compute = {{ device = "cpu", threads = 1 }}
+        data = {{ train = ["train.json"], validation = ["validation.json"], test = ["test.json"] }}
+        adapter = {{ rank = 2 }}
+        training = {{ max_steps = 2, batch_size = 4, learning_rate = 0.05 }}
+        [[models]]
+        name = "Tiny"
+        path = "{}"
+        [evaluation]
+        max_new_tokens = 6
+        {evaluation}
+        "#,
+        place().model.display()
+    )
+}
+
+/// A study's file beside the records of the place.
+fn open(name: &str, text: &str) -> Result<Study, Box<Error>> {
+    let path = place().folder.path().join(format!("{name}.toml"));
+    fs::write(&path, text).unwrap();
+    Study::open(&path).map_err(Box::new)
+}
+
+/// One study at a time: libtorch's generators are the process's.
+fn run(prepared: &Prepared<'_>) -> (tempfile::TempDir, Result<StudyResults, Error>) {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = tempfile::tempdir().unwrap();
+    let results = prepared.run(output.path(), &mut Silent);
+    (output, results)
+}
+
+/// The ids of the held-out records, in their order.
+fn ids() -> Vec<String> {
+    let (records, _) = ferrotune::data::read_file(
+        &place().folder.path().join("test.json"),
+        ferrotune::data::Format::Alpaca,
+        ferrotune::data::Strictness::Strict,
+    )
+    .unwrap();
+    ferrotune::ids_of(&records.iter().collect::<Vec<_>>())
+}
+
+/// A file of replies: for each held-out record the replies to be given about it, one after the other.
+fn replies(name: &str, of: impl Fn(usize) -> Vec<String>) -> PathBuf {
+    let path = place().folder.path().join(name);
+    let mut lines = String::new();
+    for (index, id) in ids().into_iter().enumerate() {
+        for text in of(index) {
+            let usage = json!({"prompt_tokens": 100, "completion_tokens": 10});
+            let reply = json!({"sample": id, "purpose": "gpt4_score", "text": text, "usage": usage});
+            lines.push_str(&format!("{reply}\n"));
+        }
+    }
+    fs::write(&path, lines).unwrap();
+    path
+}
+
+fn grade(score: usize) -> String {
+    json!({"reason": "as asked", "score": score}).to_string()
+}
+
+fn of_metric<'r>(records: &'r [Record], metric: &str) -> &'r Record {
+    records.iter().find(|record| record.metric == metric).unwrap()
+}
+
+#[test]
+fn a_judged_study_asks_what_it_estimated_and_shows_what_it_cost() {
+    // Each state gets its own grades, as far as its answers are its own: equal answers are judged once.
+    replies("grades.jsonl", |index| vec![grade(2 + index), grade(4 + index), grade(5 + index)]);
+    let study = open(
+        "judged",
+        &study_text(
+            r#"
+            metrics = "exact_match,gpt4_score,ragas_answer_correctness"
+            [evaluation.judge]
+            replies = "grades.jsonl"
+            cache = "judge-cache.jsonl"
+            prompt_price = 10.0
+            reply_price = 100.0
+            "#,
+        ),
+    )
+    .unwrap();
+    let prepared = study.prepare(&mut Silent).unwrap();
+    let estimate = prepared.estimate();
+    assert_eq!((estimate.evaluations, estimate.records), (3, HELD_OUT as u64));
+    // Without an encoder RAGAS asks nobody.
+    let questions = estimate.judge.unwrap();
+    assert_eq!((questions.calls, questions.cached), (3 * HELD_OUT as u64, 0));
+    let cost = questions.cost_at_most.unwrap();
+    assert!(cost > 0.0);
+
+    let (output, results) = run(&prepared);
+    let results = results.unwrap();
+    let model = &results.models[0];
+    let base = of_metric(&model.base, "gpt4_score");
+    // 2, 3, 4, 5 and 6.
+    assert_eq!((base.value, base.n_scored, base.n_failed), (Some(4.0), HELD_OUT, 0));
+    for run in &model.runs {
+        assert_eq!(of_metric(&run.metrics, "gpt4_score").n_scored, HELD_OUT);
+    }
+    let judge = results.judge.as_ref().unwrap();
+    let usage = judge.usage;
+    assert_eq!(judge.name, "recorded replies of grades.jsonl");
+    assert_eq!(usage.calls + usage.cached, questions.calls, "{usage:?}");
+    assert_eq!((usage.unanswered, usage.retries, usage.uncounted), (0, 0, 0));
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (100 * usage.calls, 10 * usage.calls));
+    assert!((usage.cost.unwrap() - usage.calls as f64 * 0.002).abs() < 1e-12 && usage.cost.unwrap() <= cost);
+    assert!(results.failures.is_empty());
+    let judged = results.comparisons.iter().filter(|found| found.comparison.metric == "gpt4_score");
+    let compared: Vec<_> = judged.map(|found| (found.comparison.n, found.comparison.n_left_out)).collect();
+    assert_eq!(compared, [(HELD_OUT, 0); 2]);
+    let absent = of_metric(&model.base, "ragas_answer_correctness").not_measured.as_deref();
+    assert_eq!(absent, Some("no sentence encoder was given"));
+    assert_eq!(strangers(&results), [] as [String; 0]);
+
+    // Every state has its answers and judgments, the base too.
+    for state in ["base", "seed-3", "seed-4"] {
+        let lines = read_samples(&output.path().join("tiny").join(state).join("samples.jsonl")).unwrap();
+        let judged: Vec<_> = lines.iter().filter(|line| line.metric == "gpt4_score").collect();
+        assert_eq!(judged.len(), HELD_OUT, "{state}");
+        assert!(judged.iter().all(|line| line.raw_judge.is_some()), "{state}");
+    }
+    drop(prepared);
+
+    // With its cache nothing is asked twice. What the base answers is greedy, so its questions are the same.
+    let again = study.prepare(&mut Silent).unwrap();
+    let (_output, results) = run(&again);
+    let results = results.unwrap();
+    let usage = of_metric(&results.models[0].base, "gpt4_score").judge_usage.unwrap();
+    assert_eq!((usage.calls, usage.cached), (0, HELD_OUT as u64));
+}
+
+#[test]
+fn a_reply_that_cannot_be_used_is_counted_or_ends_the_study() {
+    let prose = || "Nine out of ten, I would say.".to_owned();
+    // The second record gets prose for every question and for every request to reply again.
+    replies("prose.jsonl", |index| if index == 1 { vec![prose(); 6] } else { vec![grade(7); 3] });
+    let text = |on_failure: &str| {
+        study_text(&format!(
+            "metrics = \"exact_match,gpt4_score\"\non_failure = \"{on_failure}\"\n[evaluation.judge]\nreplies = \"prose.jsonl\"\n"
+        ))
+    };
+    let skipping = open("skip", &text("skip")).unwrap();
+    let prepared = skipping.prepare(&mut Silent).unwrap();
+    let (_output, results) = run(&prepared);
+    let results = results.unwrap();
+    let states =
+        [&results.models[0].base, &results.models[0].runs[0].metrics, &results.models[0].runs[1].metrics];
+    for records in states {
+        let record = of_metric(records, "gpt4_score");
+        assert_eq!((record.n_scored, record.n_failed, record.value), (HELD_OUT - 1, 1, Some(7.0)));
+    }
+    let counts: BTreeMap<_, _> =
+        results.failures.iter().map(|f| ((f.seed, f.metric.as_str(), f.kind), f.count)).collect();
+    let expected = [None, Some(3), Some(4)].map(|seed| ((seed, "gpt4_score", FailureKind::JudgeReply), 1));
+    assert_eq!(counts, BTreeMap::from(expected));
+    assert!(results.failures[0].first.starts_with(&ids()[1]), "{}", results.failures[0].first);
+    let judged: Vec<_> =
+        results.comparisons.iter().filter(|found| found.comparison.metric == "gpt4_score").collect();
+    assert_eq!(judged.len(), 2);
+    for found in judged {
+        assert_eq!((found.comparison.n, found.comparison.n_left_out), (HELD_OUT - 1, 1));
+    }
+    assert_eq!(strangers(&results), [] as [String; 0]);
+
+    let strict = open("error", &text("error")).unwrap();
+    let prepared = strict.prepare(&mut Silent).unwrap();
+    let (output, results) = run(&prepared);
+    let error = results.unwrap_err().to_string();
+    assert!(error.contains("gpt4_score") && error.contains(&ids()[1]), "{error}");
+    // What was measured before is there.
+    let lines = read_samples(&output.path().join("tiny/base/samples.jsonl")).unwrap();
+    assert_eq!(lines.iter().filter(|line| line.metric == "exact_match").count(), HELD_OUT);
+}
+
+/// Synthetic benchmarks in the published schemas.
+fn synthetic(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ferrotune-eval/tests/golden/tasks/data").join(name)
+}
+
+#[test]
+fn benchmarks_are_asked_before_and_after_and_compared_with_everything_else() {
+    let task = |name: &str, data: &str, more: &str| {
+        let data = synthetic(data);
+        format!(
+            "[[evaluation.tasks]]\nname = \"{name}\"\ndata = \"{}\"\nany_row_count = true\nshots = 0\n{more}\n",
+            data.display()
+        )
+    };
+    let tasks = task("gsm8k", "gsm8k", "limit = 2\nmax_new_tokens = 4")
+        + &task("mmlu", "mmlu", "limit = 6")
+        + &task("mmlu:lm-eval-continuation", "mmlu", "limit = 6");
+    let study = open("benchmarks", &study_text(&format!("metrics = \"exact_match\"\n{tasks}"))).unwrap();
+    let prepared = study.prepare(&mut Silent).unwrap();
+    let documents: Vec<(&str, u64)> = vec![("gsm8k", 2), ("mmlu", 6), ("mmlu:lm-eval-continuation", 6)];
+    let estimate = prepared.estimate();
+    let estimated: Vec<(&str, u64)> =
+        estimate.documents.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    assert_eq!((estimated, estimate.judge), (documents.clone(), None));
+
+    let (output, results) = run(&prepared);
+    let results = results.unwrap();
+    let named: Vec<_> = results.benchmarks.iter().map(|one| (one.name.as_str(), one.documents)).collect();
+    assert_eq!(named, documents);
+    let model = &results.models[0];
+    for records in std::iter::once(&model.base_benchmarks).chain(model.runs.iter().map(|run| &run.benchmarks))
+    {
+        for one in &results.benchmarks {
+            let own: Vec<_> = records
+                .iter()
+                .filter(|record| record.metric == one.metric && record.variant == one.variant)
+                .collect();
+            assert_eq!(own.len(), 1, "{}", one.name);
+            assert_eq!((own[0].n_total as u64, own[0].ci95.is_some()), (one.documents, true), "{}", one.name);
+            assert_eq!(own[0].params["limit"], one.documents);
+        }
+        let index = of_metric(records, ferrotune::QUALITY_INDEX);
+        let reason = "missing: gpqa, math, humaneval; in several variants: mmlu";
+        assert_eq!((index.value, index.not_measured.as_deref()), (None, Some(reason)));
+    }
+    // One comparison for each metric, benchmark and seed, all in one family of Holm's.
+    let compared: Vec<(&str, Option<u64>)> = results
+        .comparisons
+        .iter()
+        .map(|found| (found.comparison.metric.as_str(), found.candidate.seed))
+        .collect();
+    let of_seed = |seed| ["exact_match", "gsm8k", "mmlu", "mmlu"].map(|metric| (metric, Some(seed)));
+    assert_eq!(compared, [of_seed(3), of_seed(4)].concat());
+    let variants: Vec<_> = results.benchmarks.iter().map(|one| &one.variant).collect();
+    assert_eq!(results.comparisons[1..4].iter().map(|found| &found.variant).collect::<Vec<_>>(), variants);
+    for state in ["base", "seed-3", "seed-4"] {
+        for (name, lines) in [("gsm8k", 2), ("mmlu", 6), ("mmlu-lm-eval-continuation", 6)] {
+            let file = output.path().join("tiny").join(state).join(format!("samples-{name}.jsonl"));
+            let samples = read_samples(&file).unwrap();
+            let ids: std::collections::BTreeSet<_> = samples.iter().map(|line| &line.id).collect();
+            assert_eq!(ids.len(), lines, "{state}, {name}");
+        }
+    }
+    assert_eq!(strangers(&results), [] as [String; 0]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_by_name_before_anything_runs() {
+    let gsm8k = synthetic("gsm8k");
+    let gsm8k = gsm8k.display();
+    let human_eval = place().folder.path().join("human-eval.jsonl");
+    let problem = json!({"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f",
+        "canonical_solution": "    return 1\n", "test": "def check(candidate):\n    assert candidate() == 1\n"});
+    fs::write(&human_eval, format!("{problem}\n")).unwrap();
+    let human_eval = human_eval.display();
+    replies("unused.jsonl", |_| vec![grade(5)]);
+    for (evaluation, expected) in [
+        ("metrics = \"blue\"".to_owned(), "blue"),
+        ("[[evaluation.tasks]]\nname = \"gsm9k\"\ndata = \"x\"".to_owned(), "gsm9k"),
+        (format!("[[evaluation.tasks]]\nname = \"gsm8k:lm\"\ndata = \"{gsm8k}\""), "`lm`"),
+        ("[[evaluation.tasks]]\nname = \"gsm8k\"".to_owned(), "`gsm8k` without data"),
+        ("[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"nowhere\"".to_owned(), "nowhere"),
+        (format!("[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"{gsm8k}\""), "1319"),
+        (
+            format!(
+                "[[evaluation.tasks]]\nname = \"humaneval\"\nany_row_count = true\ndata = \"{human_eval}\""
+            ),
+            "humaneval",
+        ),
+        (format!("[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"{gsm8k}\"\nany_rows = true"), "any_rows"),
+        (format!("[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"{gsm8k}\"\n").repeat(2), "`gsm8k` twice"),
+        ("metrics = \"gpt4_score\"\n[evaluation.judge]\nmodel = \"gpt-4\"".to_owned(), "judge.url"),
+        ("metrics = \"gpt4_score\"\n[evaluation.judge]\n".to_owned(), "without a judge"),
+        (
+            "metrics = \"bleu\"\n[evaluation.judge]\nreplies = \"unused.jsonl\"".to_owned(),
+            "none of the metrics asks it",
+        ),
+        (
+            "metrics = \"gpt4_score\"\n[evaluation.judge]\nreplies = \"absent.jsonl\"".to_owned(),
+            "absent.jsonl",
+        ),
+        ("metrics = \"bleu\"\non_failure = \"retry\"".to_owned(), "retry"),
+        ("limit = 0".to_owned(), "evaluation.limit"),
+    ] {
+        let error = match open("bad", &study_text(&evaluation)) {
+            Ok(study) => Box::new(study.prepare(&mut Silent).map(|_| ()).unwrap_err()),
+            Err(error) => error,
+        };
+        let mut message = error.to_string();
+        let mut cause: &dyn std::error::Error = error.as_ref();
+        while let Some(source) = cause.source() {
+            message = format!("{message}: {source}");
+            cause = source;
+        }
+        assert!(message.contains(expected), "{evaluation}: {message}");
+    }
+}
+
+#[test]
+fn a_study_without_a_judge_says_that_there_is_none() {
+    let study = open("unjudged", &study_text("metrics = \"exact_match,gpt4_score\"")).unwrap();
+    let prepared = study.prepare(&mut Silent).unwrap();
+    assert_eq!(prepared.estimate().judge, None);
+    let (_output, results) = run(&prepared);
+    let results = results.unwrap();
+    assert_eq!(results.judge, None);
+    let reason = of_metric(&results.models[0].base, "gpt4_score").not_measured.as_deref();
+    assert_eq!(reason, Some("no judge was configured"));
+}
