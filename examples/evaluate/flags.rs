@@ -33,10 +33,11 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rescore", "task"])]
     pub(crate) pairs: Option<PathBuf>,
     /// A file that `--samples` wrote, to be scored again without a model; with `--task`, by that task's rules
-    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "BaseFlags"])]
     pub(crate) rescore: Option<PathBuf>,
-    /// Pairs of another system with the same ids, to compare with: paired tests, corrected for their number by Holm
-    #[arg(long, value_name = "FILE", conflicts_with = "task")]
+    /// Pairs of another system with the same ids, with `--task` what `--samples` wrote of another model, to compare with: paired
+    /// tests, corrected for their number by Holm
+    #[arg(long, value_name = "FILE")]
     pub(crate) baseline: Option<PathBuf>,
     /// What to measure, separated by commas; an unknown name is answered with the list of them
     #[arg(long, value_name = "A,B,C", default_value = TEXT_METRICS, conflicts_with = "task")]
@@ -189,7 +190,7 @@ pub(crate) struct ModelFlags {
     #[arg(long, value_name = "DIR", requires = "model")]
     pub(crate) adapter: Option<PathBuf>,
     /// A benchmark, or `name:variant`; an unknown name is answered with the list of them
-    #[arg(long, value_name = "NAME", requires = "data")]
+    #[arg(long, value_name = "NAME", requires = "data", conflicts_with_all = ["HelperFlags", "JudgeFlags"])]
     pub(crate) task: Option<String>,
     /// The benchmark's file or folder
     #[arg(long, value_name = "PATH", requires = "task")]
@@ -211,11 +212,11 @@ pub(crate) struct ModelFlags {
     pub(crate) max_new_tokens: Option<u64>,
     /// How questions reach the model: through its own chat template if it has one (`auto`, `template`), through the template of
     /// fine-tuning (`study`), or as plain text (`none`)
-    #[arg(long, default_value = "auto", value_parser = cli::words(CHATS))]
+    #[arg(long, requires = "model", default_value = "auto", value_parser = cli::words(CHATS))]
     pub(crate) chat: Chat,
     /// Where examples go in a conversation
-    #[arg(long, default_value = "one", value_parser = cli::words(TURNS))]
-    pub(crate) turns: Turns,
+    #[arg(long, requires = "model", value_parser = cli::words(TURNS))]
+    pub(crate) turns: Option<Turns>,
     /// Answers drawn for each question, where a task draws several; what the variant has where absent
     #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) answers: Option<u64>,
@@ -226,8 +227,8 @@ pub(crate) struct ModelFlags {
     #[arg(long, requires = "task")]
     pub(crate) allow_code_execution: bool,
     /// Ids in a batch, padding included
-    #[arg(long, value_name = "N", default_value_t = 4096)]
-    pub(crate) batch_tokens: usize,
+    #[arg(long, value_name = "N", requires = "model", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) batch_tokens: u64,
     #[command(flatten)]
     pub(crate) base: cli::BaseFlags,
 }

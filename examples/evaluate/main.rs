@@ -120,7 +120,11 @@ fn line(record: &Record) -> String {
     };
     let interval = record.ci95.map_or_else(String::new, |[low, high]| format!(" [{low:.4}, {high:.4}]"));
     let failed = if *n_failed == 0 { String::new() } else { format!(", {n_failed} failed") };
-    format!("{metric:<34} {value:>10.4}{interval}  n {n_scored}{failed}")
+    let truncated = match record.params.get("n_truncated").and_then(serde_json::Value::as_u64) {
+        Some(truncated) if truncated > 0 => format!(", {truncated} prompts cut at their beginning"),
+        _ => String::new(),
+    };
+    format!("{metric:<34} {value:>10.4}{interval}  n {n_scored}{failed}{truncated}")
 }
 
 fn cost(estimate: &Estimate) -> String {

@@ -153,7 +153,11 @@ fn measure(
 }
 
 /// Every metric of both systems, the p-values corrected together.
-fn comparisons(first: &Evaluation, second: &Evaluation, bootstrap: &Bootstrap) -> cli::Result<Vec<Compared>> {
+pub(crate) fn comparisons(
+    first: &Evaluation,
+    second: &Evaluation,
+    bootstrap: &Bootstrap,
+) -> cli::Result<Vec<Compared>> {
     let measured = first.measurements.iter().zip(&second.measurements);
     let found = measured
         .filter(|(first, second)| first.value().is_some() && second.value().is_some())

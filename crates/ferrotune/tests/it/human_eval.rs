@@ -72,7 +72,7 @@ fn human_eval_runs_from_prompt_to_pass_at_k() {
     println!("pass@1 {:?}: {}", greedy.records[0].value, greedy.records[0].params["results"]);
     assert!(greedy.records[0].value.unwrap() < 0.05, "a model of stories that can program");
 
-    let drawn = TaskSettings { samples: Some(4), temperature: Some(1.0), ..TaskSettings::default() };
+    let drawn = TaskSettings { answers: Some(4), temperature: Some(1.0), ..TaskSettings::default() };
     let options = RunOptions { limit: Some(6), ..RunOptions::default() };
     let first = run("humaneval:simple-evals", drawn.clone(), &options).unwrap();
     assert_eq!(counted(&first), 24);
