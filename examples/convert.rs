@@ -20,7 +20,7 @@ use serde::Serialize;
 #[command(next_help_heading = "Converting")]
 struct Flags {
     #[command(flatten)]
-    common: cli::Common,
+    common: cli::Common<cli::HostFlags>,
     /// PEFT folder of the adapter
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 fn convert(flags: Flags) -> cli::Result<Converted> {
     let model = AutoCausalLm::open(&flags.common.model)?;
     let adapter = AdapterWeights::open(&flags.adapter)?;
-    flags.common.compute.resolve()?;
+    flags.common.compute.resolve(cli::AUTO)?;
     cli::refuse_inputs(&flags.output, &[&flags.common.model, &flags.adapter])?;
     let converted = adapter.with_expert_layout(flags.to, &model.weights())?;
     cli::write_folder(&flags.output, flags.force, |folder| Ok(converted.save(folder)?))?;

@@ -178,7 +178,7 @@ impl Flags {
         let default_kind = if run.device == Device::Cpu { Kind::Float } else { Kind::BFloat16 };
         Ok(FitConfig {
             adapter: Some(lora.lora()),
-            quantization: self.base.config().kept(model)?,
+            quantization: self.base.config()?.kept(model)?,
             kind: run.dtype.unwrap_or(default_kind),
             device: run.device,
             batch_size: positive("batch_size", run.batch_size)?,

@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use ferrotune::{
-    AutoCausalLm, BaseConfig, Quantize,
+    AutoCausalLm, Quantize,
     adapters::{AdapterWeights, MergeBase, MergeOptions},
 };
 use serde::Serialize;
@@ -20,19 +20,18 @@ use serde::Serialize;
 #[command(next_help_heading = "Merging")]
 struct Flags {
     #[command(flatten)]
-    common: cli::Common,
+    common: cli::Common<cli::HostFlags>,
+    /// Type to write; `auto` is the type in which each weight is stored
+    #[arg(long, default_value = cli::AUTO, value_parser = cli::DTYPES)]
+    dtype: String,
     /// PEFT folder of the adapter; several are added up
     #[arg(long, value_name = "DIR", required = true)]
     adapter: Vec<PathBuf>,
     /// What the adapters are added to: the weights as they are, or put into 4 bits and back
-    #[arg(long, value_name = "TYPE", default_value = "none", value_parser = cli::words(&TYPES))]
-    quantized_base: Quantize,
-    /// Weights that share a scale in the quantized base
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    block_size: usize,
-    /// Whether the quantized base has its scales in 8 bits
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    double_quant: bool,
+    #[arg(long, value_name = "TYPE", value_parser = cli::words(&cli::FORMATS))]
+    quantized_base: Option<Quantize>,
+    #[command(flatten)]
+    blocks: cli::BlockFlags,
     /// Folder to write, complete or not at all
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
@@ -40,9 +39,6 @@ struct Flags {
     #[arg(long)]
     force: bool,
 }
-
-const TYPES: [(&str, Quantize); 3] =
-    [("none", Quantize::None), ("nf4", Quantize::Nf4), ("fp4", Quantize::Fp4)];
 
 /// The last line of standard output.
 #[derive(Debug, Serialize)]
@@ -67,15 +63,13 @@ fn main() -> ExitCode {
 }
 
 fn merge(flags: Flags) -> cli::Result<Merged> {
-    let Flags { quantized_base, block_size, double_quant, .. } = flags;
-    let base = BaseConfig { quantize: Some(quantized_base), block_size, double_quant };
+    let base = flags.blocks.config("--quantized-base", flags.quantized_base)?;
     let base = base.quantization()?.map_or(MergeBase::AsStored, MergeBase::Quantized);
     let model = AutoCausalLm::open(&flags.common.model)?;
     let adapters =
         flags.adapter.iter().map(|folder| AdapterWeights::open(folder)).collect::<Result<Vec<_>, _>>()?;
-    let (_, kind) = flags.common.compute.resolve()?;
-    let asked = flags.common.compute.dtype != "auto";
-    let options = MergeOptions { base, kind: asked.then_some(kind) };
+    let kind = flags.common.compute.resolve(&flags.dtype)?;
+    let options = MergeOptions { base, kind: (flags.dtype != cli::AUTO).then_some(kind) };
     let inputs: Vec<_> =
         std::iter::once(&flags.common.model).chain(&flags.adapter).map(PathBuf::as_path).collect();
     cli::refuse_inputs(&flags.output, &inputs)?;

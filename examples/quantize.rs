@@ -23,19 +23,20 @@ use serde::Serialize;
 #[command(next_help_heading = "Quantizing")]
 struct Flags {
     #[command(flatten)]
-    common: cli::Common,
+    common: cli::Common<cli::HostFlags>,
     /// Which sixteen numbers a code can stand for
     #[arg(long = "type", value_name = "TYPE", default_value = "nf4",
           value_parser = cli::words(&[("nf4", Codebook::Nf4), ("fp4", Codebook::Fp4)]))]
     codebook: Codebook,
     /// Keeps the scales in 8 bits: 4.127 bits a weight in blocks of 64, instead of 4.5
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
     double_quant: bool,
     /// Weights that share a scale: a power of two from 32 to 4096
     #[arg(long, value_name = "N", default_value_t = 64)]
     block_size: usize,
-    /// Begins a new file beyond this size; 5 GB where absent
-    #[arg(long, value_name = "BYTES")]
+    /// Begins a new file beyond this size, such as 2GB; 5 GB where absent
+    #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
     max_shard_size: Option<u64>,
     /// Folder to write, complete or not at all
     #[arg(long, value_name = "DIR")]
@@ -55,6 +56,8 @@ struct Summary {
     bytes_after: u64,
     /// Tensors by what they are for.
     tensors: Vec<Tensors>,
+    /// Matrices in 4 bits whose rows are no whole blocks; bitsandbytes' compiled CPU kernels decode these wrongly.
+    blocks_across_rows: usize,
     /// Weights that are in 4 bits now.
     quantized_weights: u64,
     /// Mean magnitude by which those moved.
@@ -87,12 +90,36 @@ fn quantize(flags: Flags) -> cli::Result<Summary> {
         double_quantization: flags.double_quant,
     };
     let model = AutoCausalLm::open(&flags.common.model)?;
-    flags.common.compute.resolve()?;
+    flags.common.compute.resolve(cli::AUTO)?;
     cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
     let done = cli::write_folder(&flags.output, flags.force, |folder| {
         Ok(ferrotune::quantize(&model, &settings, flags.max_shard_size, folder)?)
     })?;
+    say_blocks_across_rows(&model, &settings, &done);
     Ok(summary(flags.output, done))
+}
+
+/// Says what bitsandbytes cannot decode everywhere, and what could be done.
+fn say_blocks_across_rows(model: &AutoCausalLm, settings: &Quantization, done: &Quantized) {
+    let Some(first) = done.blocks_across_rows.first() else { return };
+    let size = settings.block_size.get();
+    let specs = model.weights();
+    let rows = |name: &String| specs.iter().find(|spec| spec.name == *name).map_or(0, |spec| spec.shape[1]);
+    let fits = |other: &BlockSize| {
+        let across = |name| !(rows(name) as usize).is_multiple_of(other.get());
+        other.get() < size && !done.blocks_across_rows.iter().any(across)
+    };
+    let remedy = match BlockSize::ALL.into_iter().rev().find(fits) {
+        Some(other) => format!("--block-size {} avoids it", other.get()),
+        None => "no block size avoids it".to_owned(),
+    };
+    cli::say(&format!(
+        "{} of {} matrices in 4 bits have rows that are no multiple of {size} weights, the first `{first}` with {}: \
+         bitsandbytes' compiled CPU kernels decode such matrices wrongly; its CUDA and its default backend do not, nor does Ferrotune; {remedy}",
+        done.blocks_across_rows.len(),
+        done.roles.iter().map(|count| count.quantized).sum::<usize>(),
+        rows(first),
+    ));
 }
 
 fn summary(output: PathBuf, done: Quantized) -> Summary {
@@ -115,6 +142,7 @@ fn summary(output: PathBuf, done: Quantized) -> Summary {
         bytes_before: done.bytes_before,
         bytes_after: done.bytes_after,
         tensors: done.roles.iter().map(tensors).collect(),
+        blocks_across_rows: done.blocks_across_rows.len(),
         quantized_weights: done.deviation.weights,
         mean_absolute_error: done.deviation.mean_absolute(),
         max_absolute_error: done.deviation.max_absolute,

@@ -57,7 +57,10 @@ fn as_flags(flag: &Arg, key: &str, value: &Value, base: &Path) -> Result<Vec<OsS
         let on = value.as_bool().ok_or_else(|| wrong("true or false"))?;
         return Ok(if on { vec![format!("--{key}").into()] } else { Vec::new() });
     }
+    let is = |kind: TypeId| flag.get_value_parser().type_id() == kind;
     let scalar = |value: &Value| match value {
+        Value::Boolean(on) if is(TypeId::of::<bool>()) => Ok(on.to_string()),
+        _ if is(TypeId::of::<bool>()) => Err(wrong("true or false")),
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
         Value::Float(number) => Ok(number.to_string()),
@@ -71,7 +74,7 @@ fn as_flags(flag: &Arg, key: &str, value: &Value, base: &Path) -> Result<Vec<OsS
             .collect::<Result<_, String>>()?,
         single => vec![scalar(single)?],
     };
-    let is_path = flag.get_value_parser().type_id() == TypeId::of::<std::path::PathBuf>();
+    let is_path = is(TypeId::of::<std::path::PathBuf>());
     let spelt = |value: String| -> OsString {
         let mut text = OsString::from(format!("--{key}="));
         if is_path {

@@ -25,18 +25,23 @@ use super::Result;
 #[command(next_help_heading = "Computing")]
 pub(crate) struct ComputeFlags {
     /// `auto` (CUDA where there is a device, else the CPU), `cpu`, `cuda` or `cuda:N`
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
+    #[arg(long, default_value = AUTO)]
+    device: String,
     /// Type of weights and activations; `auto` is f32 on a CPU and bf16 on CUDA
-    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "f16"])]
-    pub(crate) dtype: String,
+    #[arg(long, default_value = AUTO, value_parser = DTYPES)]
+    dtype: String,
     /// Seeds everything that is random
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
     /// Threads for arithmetic on the CPU; libtorch's choice where absent
     #[arg(long)]
-    pub(crate) threads: Option<u32>,
+    threads: Option<u32>,
 }
+
+/// Where the program or the device decides.
+pub(crate) const AUTO: &str = "auto";
+
+pub(crate) const DTYPES: [&str; 4] = [AUTO, "f32", "bf16", "f16"];
 
 impl ComputeFlags {
     pub(crate) fn resolve(&self) -> Result<(Device, Kind)> {
@@ -45,9 +50,29 @@ impl ComputeFlags {
     }
 }
 
-/// The flags of every example that reads a model.
+/// The same for programs that work on files, one tensor at a time and on the CPU.
 #[derive(Args, Debug)]
-pub(crate) struct Common {
+#[command(next_help_heading = "Computing")]
+pub(crate) struct HostFlags {
+    /// This program works on the CPU
+    #[arg(long, default_value = AUTO, value_parser = [AUTO, "cpu"])]
+    device: String,
+    /// Threads for arithmetic; libtorch's choice where absent
+    #[arg(long)]
+    threads: Option<u32>,
+}
+
+impl HostFlags {
+    /// Sets the number of threads, and finds the type that `dtype` means.
+    pub(crate) fn resolve(&self, dtype: &str) -> Result<Kind> {
+        let (device, dtype) = ("cpu".to_owned(), dtype.to_owned());
+        Ok(Compute { device, dtype, threads: self.threads }.resolve()?.1)
+    }
+}
+
+/// The flags of every example that reads a model, and those of how it computes.
+#[derive(Args, Debug)]
+pub(crate) struct Common<C: Args = ComputeFlags> {
     /// Hugging Face folder of a LLaMA, Mistral or Mixtral model
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
@@ -55,7 +80,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) compute: ComputeFlags,
+    pub(crate) compute: C,
 }
 
 impl Common {
@@ -79,7 +104,7 @@ pub(crate) fn load(
     let (device, kind) = compute.resolve()?;
     let folder = AutoCausalLm::open(model)?;
     let options = LoadOptions::new(device, kind);
-    let (storage, census) = base.config().storage(&folder)?;
+    let (storage, census) = base.config()?.storage(&folder)?;
     let model = match adapter {
         None => folder.load(&options, &mut Frozen::new(storage))?,
         Some(adapter) => {
@@ -98,22 +123,54 @@ pub(crate) fn load(
 pub(crate) struct BaseFlags {
     /// Keeps the base's matrices in 4 bits, or all of it dense; as the folder has them where absent
     #[arg(long, value_name = "FORMAT", value_parser = words(&FORMATS))]
-    pub(crate) quantize: Option<Quantize>,
-    /// Weights that share a scale in 4 bits
-    #[arg(long, default_value_t = BaseConfig::default().block_size)]
-    pub(crate) block_size: usize,
-    /// Whether the scales are quantized too
-    #[arg(long, value_name = "BOOL", default_value_t = BaseConfig::default().double_quant, action = ArgAction::Set)]
-    pub(crate) double_quant: bool,
+    quantize: Option<Quantize>,
+    #[command(flatten)]
+    blocks: BlockFlags,
 }
 
-const FORMATS: [(&str, Quantize); 3] =
+/// How weights are put into 4 bits, where they are.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct BlockFlags {
+    /// Weights that share a scale in 4 bits: a power of two from 32 to 4096 [default: 64]
+    #[arg(long, value_name = "N")]
+    block_size: Option<usize>,
+    /// Keeps the scales in 8 bits: 4.127 bits a weight in blocks of 64, instead of 4.5 [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    double_quant: Option<bool>,
+}
+
+pub(crate) const FORMATS: [(&str, Quantize); 3] =
     [("none", Quantize::None), ("nf4", Quantize::Nf4), ("fp4", Quantize::Fp4)];
 
+impl BlockFlags {
+    /// The base that these flags and the format that `flag` named describe.
+    ///
+    /// # Errors
+    /// A flag that would have no effect, because nothing is put into 4 bits.
+    pub(crate) fn config(self, flag: &str, quantize: Option<Quantize>) -> Result<BaseConfig> {
+        let Self { block_size, double_quant } = self;
+        if matches!(quantize, None | Some(Quantize::None)) {
+            let idle = [("block-size", block_size.is_some()), ("double-quant", double_quant.is_some())];
+            if let Some((name, _)) = idle.into_iter().find(|(_, given)| *given) {
+                return Err(format!(
+                    "`--{name}` says how weights are put into 4 bits, and nothing is without `{flag} nf4` or `{flag} fp4`; \
+                     leave it out, or name the format"
+                )
+                .into());
+            }
+        }
+        let usual = BaseConfig::default();
+        Ok(BaseConfig {
+            quantize,
+            block_size: block_size.unwrap_or(usual.block_size),
+            double_quant: double_quant.unwrap_or(usual.double_quant),
+        })
+    }
+}
+
 impl BaseFlags {
-    pub(crate) fn config(&self) -> BaseConfig {
-        let Self { quantize, block_size, double_quant } = *self;
-        BaseConfig { quantize, block_size, double_quant }
+    pub(crate) fn config(&self) -> Result<BaseConfig> {
+        self.blocks.config("--quantize", self.quantize)
     }
 
     /// The format's name, if one is asked for.

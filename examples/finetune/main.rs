@@ -13,7 +13,8 @@ use std::{
 };
 
 use ferrotune::{
-    Adapted, AutoCausalLm, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start, adapt,
+    Adapted, AutoCausalLm, BaseConfig, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start,
+    adapt,
     adapters::{AdapterWeights, Init, LoraAdapter, LoraConfig},
     core::{Sample, digest},
     data::{Prepared, Tokenizer},
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 fn finetune(flags: Flags) -> cli::Result<Summary> {
     let training = flags.training()?;
     let lora = flags.lora()?;
+    let base_config = flags.base.config()?;
     if flags.existing() == Existing::Refuse {
         refuse_a_run(&flags.output)?;
     }
@@ -89,7 +91,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         &base,
         &FitConfig {
             adapter: Some(further.as_ref().map_or(&lora, AdapterWeights::config).clone()),
-            quantization: flags.base.config().kept(&base)?,
+            quantization: base_config.kept(&base)?,
             kind,
             device,
             batch_size: training.batch_size.min(parts.train.len()) as u64,
@@ -97,19 +99,19 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
             recompute: training.recompute(),
         },
     )?;
-    prose::say_model(&base, &flags.base.config(), &memory_plan, device, kind);
+    prose::say_model(&base, &base_config, &memory_plan, device, kind);
     if let Some(limit) = flags.training.memory_limit {
         memory_plan.check(limit)?;
     }
     // What is planned counts on it.
     memory::return_freed_blocks();
-    if further.is_none() && flags.base.config().kept(&base)?.is_some() && trains_over_the_rest(&lora) {
+    if further.is_none() && base_config.kept(&base)?.is_some() && trains_over_the_rest(&lora) {
         cli::say(
             "this initialisation trains over the quantized rest of the base; the saved adapter goes onto the quantized base \
              itself, which rounds otherwise, so measure what was saved",
         );
     }
-    let mut identity = identity(&flags, &lora, kind)?;
+    let mut identity = identity(&flags, &lora, &base_config, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.
     generator::seed(Device::Cpu, training.seed)?;
@@ -123,7 +125,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         (None, Some(weights)) => Start::Resumed(&lora, weights),
         (None, None) => Start::New(&lora),
     };
-    let (storage, census) = flags.base.config().storage(&base)?;
+    let (storage, census) = base_config.storage(&base)?;
     let Adapted { model, adapter } = adapt(&base, start, storage, &options)?;
     cli::say_census(&census);
     cli::say(&format!("the adapter changes {} modules", adapter.sites().len()));
@@ -206,10 +208,15 @@ fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalL
 }
 
 /// What a resumed run must share with the run that it goes on with, beside what the trainer compares by itself.
-fn identity(flags: &Flags, lora: &LoraConfig, kind: Kind) -> cli::Result<BTreeMap<String, String>> {
+fn identity(
+    flags: &Flags,
+    lora: &LoraConfig,
+    base: &BaseConfig,
+    kind: Kind,
+) -> cli::Result<BTreeMap<String, String>> {
     let mut identity = BTreeMap::from([
         ("--dtype".to_owned(), kind_name(kind).to_owned()),
-        ("--quantize".to_owned(), flags.base.config().describe()),
+        ("--quantize".to_owned(), base.describe()),
         ("--router-aux-loss".to_owned(), format!("{:?}", flags.training.router_aux_loss)),
     ]);
     match &flags.adapter {

@@ -26,11 +26,22 @@ pub(crate) fn finetune(more: &str) -> String {
 #[test]
 fn flags_in_a_file_are_the_same_flags() {
     let place = Place::new();
-    place.write("run/flags.toml", "model = '../model'\ndata = ['../data.json']\noutput = 'out'\nrank = 3\nmax-steps = 1\nmax-seq-length = 64\nuse-rslora = true\n");
+    place.write("run/flags.toml", "model = '../model'\ndata = ['../data.json']\noutput = 'out'\nrank = 3\nmax-steps = 1\nmax-seq-length = 64\nuse-rslora = true\nquantize = 'nf4'\ndouble-quant = false\n");
     place.succeed("finetune --config run/flags.toml --rank 2 --device cpu");
     let config = fs::read(place.path("run/out/adapter_config.json")).expect("an adapter beside the file");
     let config: Value = serde_json::from_slice(&config).expect("JSON");
     assert_eq!((&config["r"], &config["use_rslora"]), (&json!(2), &json!(true)), "the command line wins");
+}
+
+#[test]
+fn a_word_of_yes_or_no_may_stand_alone_in_a_line_and_is_one_in_a_file() {
+    let place = Place::new();
+    let bytes = |line: &str| place.succeed(line)["bytes_after"].as_u64().expect("bytes");
+    let plain = bytes("quantize --model model --output plain --double-quant false");
+    let nested = bytes("quantize --model model --double-quant --output alone");
+    assert_ne!(nested, plain);
+    place.write("flags.toml", "double-quant = true\n");
+    assert_eq!(bytes("quantize --model model --config flags.toml --output file"), nested);
 }
 
 #[test]
@@ -74,6 +85,7 @@ fn bad_settings_are_refused_as_documented() {
         |_| {},
         &finetune("--quantize nf4 --block-size 48"),
     );
+    check("a block size for a base that is not quantized", |_| {}, &finetune("--block-size 32"));
     check("a memory limit that the run does not fit into", |_| {}, &finetune("--memory-limit 1MB"));
     check("an amount of memory in no unit", |_| {}, &finetune("--memory-limit 24gallons"));
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));

@@ -14,7 +14,7 @@ const TOLERANCE: f64 = 0.1;
 const MAX_SEQ_LENGTH: usize = 256;
 
 /// A model folder with arbitrary small weights.
-fn model(place: &Place, name: &str, config: &Value) {
+pub(crate) fn model(place: &Place, name: &str, config: &Value) {
     place.json(&format!("{name}/config.json"), config);
     place.tokenizer(name);
     let fields = config.as_object().expect("an object").clone();

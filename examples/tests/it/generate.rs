@@ -16,4 +16,9 @@ fn prompts_and_settings_are_refused_as_documented() {
         |_| {},
         "generate --model model --prompt a --temperature -1 --device cpu",
     );
+    check(
+        "double quantization of a base that is to be dense",
+        |_| {},
+        "generate --model model --prompt a --quantize none --double-quant false --device cpu",
+    );
 }

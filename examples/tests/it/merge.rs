@@ -30,3 +30,12 @@ fn output_folders_are_never_replaced_unasked() {
         "merge --model model --adapter adapter --output data.json --force --device cpu",
     );
 }
+
+#[test]
+fn flags_without_effect_are_refused_as_documented() {
+    check(
+        "a block size for a merge onto the weights as they are",
+        |_| {},
+        "merge --model model --adapter adapter --block-size 32 --output out --device cpu",
+    );
+}

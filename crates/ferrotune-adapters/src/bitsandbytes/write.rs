@@ -25,6 +25,9 @@ pub struct Quantized {
     pub kind: Option<Kind>,
     /// Tensors by what they are for, in the order in which the model names them first.
     pub roles: Vec<RoleCount>,
+    /// Quantized matrices whose rows are no whole blocks, by name. bitsandbytes' compiled CPU backend decodes these with the
+    /// scales of other blocks (`docs/nf4.md`, 7).
+    pub blocks_across_rows: Vec<String>,
     /// How far the weights moved that were quantized.
     pub deviation: Deviation,
     /// The largest [`Deviation::relative`] of one tensor, and its name.
@@ -137,6 +140,9 @@ pub fn quantize(
         }
         let packed = quantize_weight(spec, || source.place(), &tensor, settings)?;
         done.kind = done.kind.or(Some(packed.kind()));
+        if !(spec.shape[1] as usize).is_multiple_of(settings.block_size.get()) {
+            done.blocks_across_rows.push(spec.name.clone());
+        }
         done.compare(&spec.name, &tensor, &packed)?;
         let encoded = packed.to_encoded()?;
         let names: Vec<String> = encoded.beside.keys().map(|part| format!("{}.{part}", spec.name)).collect();

@@ -1,6 +1,6 @@
 //! 4-bit folders: those of bitsandbytes here, ours there.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
 
 use ferrotune::{
     AutoCausalLm, LoadOptions,
@@ -110,6 +110,46 @@ fn rows_of_a_weight_are_decoded_from_their_own_blocks() {
     }
 }
 
+/// Every file of a folder by its name.
+fn files(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        (entry.file_name(), fs::read(entry.path()).unwrap())
+    };
+    fs::read_dir(folder).unwrap().map(read).collect()
+}
+
+#[test]
+fn folders_that_transformers_was_seen_to_read_are_those_that_are_written_today() {
+    let with = |codebook, size, double_quantization| Quantization {
+        codebook,
+        block_size: BlockSize::new(size).unwrap(),
+        double_quantization,
+    };
+    let expected = Tensors::open("ours/expected.safetensors");
+    // The second folder's config.json asks transformers to multiply in 16 bits.
+    for (model, settings, shard_bytes, name, tolerance) in [
+        ("llama-gqa", with(Codebook::Nf4, 64, true), None, "llama-gqa-nf4", LOGITS),
+        ("llama-bf16", with(Codebook::Fp4, 32, false), Some(8_000), "llama-bf16-fp4", ROUNDED),
+    ] {
+        let (committed, target) = (golden::folder().join("ours").join(name), tempfile::tempdir().unwrap());
+        let dense = AutoCausalLm::open(&golden::folder().join("models").join(model)).unwrap();
+        quantize(&dense, &settings, shard_bytes, target.path()).unwrap();
+        let (ours, theirs) = (files(target.path()), files(&committed));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>(), "{name}");
+        for (file, bytes) in &theirs {
+            assert!(ours[file] == *bytes, "{name}: {} is written otherwise", file.display());
+        }
+        let (ids, there) =
+            (expected.get(&format!("{name}.input_ids")), expected.get(&format!("{name}.logits")));
+        let folder = AutoCausalLm::open(&committed).unwrap();
+        let packed = relative_to_largest(&logits(&folder, &mut Frozen::new(Nf4::as_stored()), &ids), &there);
+        let decoded = relative_to_largest(&logits(&folder, &mut Frozen::new(Dense), &ids), &there);
+        println!("{name}: in four bits {packed:.1e}, decoded {decoded:.1e} of transformers' logits");
+        assert!(packed < tolerance && decoded < tolerance, "{name}: {packed:e}, {decoded:e}");
+    }
+}
+
 /// A small random Mixtral whose expert rows are whole blocks, and a LLaMA with biases and odd sizes.
 pub(crate) fn plain(name: &str, kind: Kind) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -190,6 +230,15 @@ fn what_is_written_reads_back_as_the_quantized_weights_and_counts_every_tensor()
                 file.names().iter().map(|name| file.stored_bytes(name).unwrap()).sum::<u64>()
             };
             assert_eq!((done.bytes_before, done.bytes_after), (bytes(source.path()), bytes(target.path())));
+            let across = |spec: &&WeightSpec| {
+                matches!(spec.role, Role::Attention | Role::Mlp | Role::Expert)
+                    && spec.shape.len() == 2
+                    && !(spec.shape[1] as usize).is_multiple_of(settings.block_size.get())
+            };
+            let across: Vec<_> =
+                dense.weights().iter().filter(across).map(|spec| spec.name.clone()).collect();
+            assert_eq!(done.blocks_across_rows, across);
+            assert_eq!(across.is_empty(), name.starts_with("mixtral"));
             // Once in four bits, always in four bits.
             let again = tempfile::tempdir().unwrap();
             let message = quantize(&folder, &settings, None, again.path()).unwrap_err().to_string();
