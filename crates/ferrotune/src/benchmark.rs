@@ -49,7 +49,7 @@ impl BenchmarkConfig {
             parts: self.parts.clone(),
             rows: if self.any_row_count { RowCount::Any } else { RowCount::Published },
             max_new_tokens: self.max_new_tokens,
-            samples: self.answers,
+            answers: self.answers,
             temperature: self.temperature,
             code_execution: match self.allow_code_execution {
                 true => CodeExecution::Allowed(Default::default()),

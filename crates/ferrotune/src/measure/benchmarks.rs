@@ -63,7 +63,6 @@ impl Benchmark {
             style: style.clone(),
             limit: self.config.limit,
             bootstrap: Bootstrap { seed: subject.run.seed, ..Bootstrap::default() },
-            on_failure: OnFailure::Skip,
             ..RunOptions::default()
         };
         let name = self.config.name.as_str();
@@ -75,9 +74,7 @@ impl Benchmark {
         })?;
         let path = folder.join(format!("samples-{}.jsonl", slug(name)));
         write_samples(&path, &outcome.samples, Existing::Replace)?;
-        for measurement in &outcome.measurements {
-            measurement.clone().checked(on_failure)?;
-        }
+        outcome.check(on_failure)?;
         Ok(TaskOutcome { samples: Vec::new(), ..outcome })
     }
 }
