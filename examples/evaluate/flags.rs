@@ -1,13 +1,13 @@
 //! The flags of `evaluate`.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser};
 use ferrotune::{
-    Chat,
+    Chat, JudgeConfig, JudgeTemperature,
     eval::{
         OnFailure,
-        judge::{ApiKey, EndpointOptions, JudgingOptions, Limits, Price},
+        judge::{JsonMode, TokenLimitField},
         statistics::Bootstrap,
         task::Turns,
     },
@@ -42,7 +42,7 @@ pub(crate) struct Flags {
     /// What to measure, separated by commas; an unknown name is answered with the list of them
     #[arg(long, value_name = "A,B,C", default_value = TEXT_METRICS, conflicts_with = "task")]
     pub(crate) metrics: String,
-    /// Only the first pairs, or the first documents of a task; the records say so
+    /// Only the first pairs, with a baseline of those that both files have, or the first documents of a task; the records say so
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
     /// What a record or a sample that cannot be used does: end the run, or be left out and counted
@@ -55,7 +55,7 @@ pub(crate) struct Flags {
     #[arg(long, requires = "samples")]
     pub(crate) force: bool,
     /// Draws for each 95 % interval and each test
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) resamples: u32,
     /// TOML file with flags, without their dashes in front; flags on the command line win
     #[arg(long, value_name = "FILE")]
@@ -89,6 +89,9 @@ pub(crate) struct HelperFlags {
     /// That server's name of the embeddings' model
     #[arg(long, value_name = "NAME", requires = "embeddings_url")]
     pub(crate) embeddings_model: Option<String>,
+    /// Price of a million tokens that the server makes vectors of, in your currency
+    #[arg(long, value_name = "PRICE", requires = "embeddings_url", allow_negative_numbers = true)]
+    pub(crate) embeddings_price: Option<f64>,
     /// WordNet's folder, for METEOR's synonyms; Debian's `wordnet-base` has it in /usr/share/wordnet
     #[arg(long, value_name = "DIR")]
     pub(crate) wordnet: Option<PathBuf>,
@@ -102,32 +105,47 @@ pub(crate) struct HelperFlags {
 #[command(next_help_heading = "Judge")]
 pub(crate) struct JudgeFlags {
     /// Base address of an OpenAI-compatible server, such as https://api.openai.com/v1
-    #[arg(long, value_name = "URL", requires = "judge_model", conflicts_with = "judge_replies")]
+    #[arg(long, value_name = "URL", requires = "judge_model", conflicts_with_all = ["judge_local", "judge_replies"])]
     pub(crate) judge_url: Option<String>,
     /// The judge's name there, with its date
     #[arg(long, value_name = "NAME", requires = "judge_url")]
     pub(crate) judge_model: Option<String>,
-    /// Environment variable with the key, of the judge and of the embeddings; without it none is sent
-    #[arg(long, value_name = "VARIABLE")]
-    pub(crate) judge_key_env: Option<String>,
+    /// Hugging Face folder of an instruct model that judges on this machine, instead of a server
+    #[arg(long, value_name = "DIR", conflicts_with = "judge_replies")]
+    pub(crate) judge_local: Option<PathBuf>,
     /// Replies that were written down, instead of a server: JSON Lines with `sample`, `purpose` and `text`
     #[arg(long, value_name = "FILE")]
     pub(crate) judge_replies: Option<PathBuf>,
+    /// Environment variable with the key, of the judge and of the embeddings; without it none is sent
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) judge_key_env: Option<String>,
     /// Keeps every reply and vector, so that a run that was interrupted resumes without asking twice
     #[arg(long, value_name = "FILE")]
     pub(crate) judge_cache: Option<PathBuf>,
-    /// How often each sample is judged; its score is the mean
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) judge_repeats: u32,
-    /// The longest reply, in tokens
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    pub(crate) judge_max_tokens: u32,
-    /// The longest wait for a reply, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) judge_timeout: u64,
-    /// Requests under way at the same time
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub(crate) judge_concurrency: usize,
+    /// Ask once more where the cache holds no reply that can be used; without it a run that is repeated fails as before
+    #[arg(long, requires = "judge_cache")]
+    pub(crate) judge_retry_unusable: bool,
+    /// How often each sample is judged, 1 where absent; its score is the mean
+    #[arg(long, value_name = "N")]
+    pub(crate) judge_repeats: Option<u32>,
+    /// The longest reply in tokens, 2048 where absent
+    #[arg(long, value_name = "N")]
+    pub(crate) judge_max_tokens: Option<u32>,
+    /// At which temperature replies are drawn, 0 where absent; `none` sends none, for models that accept none
+    #[arg(long, value_name = "T|none", allow_negative_numbers = true)]
+    pub(crate) judge_temperature: Option<JudgeTemperature>,
+    /// The field that bounds a reply's length; reasoning models want `max_completion_tokens`
+    #[arg(long, value_name = "FIELD", value_parser = cli::words(TOKEN_LIMIT_FIELDS))]
+    pub(crate) judge_token_limit_field: Option<TokenLimitField>,
+    /// Whether the server is told to reply in JSON (`ask`, where absent), or only the prompt says so (`leave`)
+    #[arg(long, value_name = "MODE", value_parser = cli::words(JSON_MODES))]
+    pub(crate) judge_json_mode: Option<JsonMode>,
+    /// The longest wait for a reply in seconds, 120 where absent
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) judge_timeout: Option<u64>,
+    /// Requests under way at the same time, 4 where absent
+    #[arg(long, value_name = "N")]
+    pub(crate) judge_concurrency: Option<usize>,
     /// Requests that may begin within a minute
     #[arg(long, value_name = "N")]
     pub(crate) judge_requests_per_minute: Option<usize>,
@@ -145,39 +163,12 @@ pub(crate) struct JudgeFlags {
     pub(crate) dry_run: bool,
 }
 
-impl JudgeFlags {
-    /// A server's address with how it may be asked.
-    pub(crate) fn endpoint(&self, url: &str, model: &str) -> EndpointOptions {
-        EndpointOptions {
-            request_timeout: Duration::from_secs(self.judge_timeout),
-            limits: Limits {
-                concurrency: self.judge_concurrency,
-                requests_per_minute: self.judge_requests_per_minute,
-                tokens_per_minute: self.judge_tokens_per_minute,
-            },
-            ..EndpointOptions::new(url, model)
-        }
-    }
+const TOKEN_LIMIT_FIELDS: &[(&str, TokenLimitField)] = &[
+    ("max_tokens", TokenLimitField::MaxTokens),
+    ("max_completion_tokens", TokenLimitField::MaxCompletionTokens),
+];
 
-    pub(crate) fn key(&self) -> cli::Result<Option<ApiKey>> {
-        Ok(self.judge_key_env.as_deref().map(ApiKey::from_environment).transpose()?)
-    }
-
-    pub(crate) fn options(&self, seed: u64, on_failure: OnFailure) -> JudgingOptions {
-        let prices = self.judge_prompt_price.zip(self.judge_reply_price);
-        JudgingOptions {
-            max_tokens: self.judge_max_tokens,
-            seed: Some(seed),
-            repeats: self.judge_repeats,
-            on_failure,
-            price: prices.map(|(prompt_per_million, completion_per_million)| Price {
-                prompt_per_million,
-                completion_per_million,
-            }),
-            ..JudgingOptions::default()
-        }
-    }
-}
+const JSON_MODES: &[(&str, JsonMode)] = &[("ask", JsonMode::Ask), ("leave", JsonMode::Leave)];
 
 /// A model, and what it is asked.
 #[derive(Args, Debug)]
@@ -239,6 +230,34 @@ const CHATS: &[(&str, Chat)] =
 const TURNS: &[(&str, Turns)] = &[("one", Turns::One), ("per-example", Turns::PerExample)];
 
 impl Flags {
+    /// The judge, and the server of vectors.
+    pub(crate) fn judges(&self) -> JudgeConfig {
+        let (judge, helpers) = (&self.judge, &self.helpers);
+        JudgeConfig {
+            url: judge.judge_url.clone(),
+            model: judge.judge_model.clone(),
+            local: judge.judge_local.clone(),
+            replies: judge.judge_replies.clone(),
+            cache: judge.judge_cache.clone(),
+            retry_unusable: judge.judge_retry_unusable,
+            repeats: judge.judge_repeats,
+            max_tokens: judge.judge_max_tokens,
+            temperature: judge.judge_temperature,
+            token_limit_field: judge.judge_token_limit_field,
+            json_mode: judge.judge_json_mode,
+            key_env: judge.judge_key_env.clone(),
+            timeout: judge.judge_timeout,
+            concurrency: judge.judge_concurrency,
+            requests_per_minute: judge.judge_requests_per_minute,
+            tokens_per_minute: judge.judge_tokens_per_minute,
+            prompt_price: judge.judge_prompt_price,
+            reply_price: judge.judge_reply_price,
+            embeddings_url: helpers.embeddings_url.clone(),
+            embeddings_model: helpers.embeddings_model.clone(),
+            embeddings_price: helpers.embeddings_price,
+        }
+    }
+
     /// How many pairs are read at most.
     pub(crate) fn limit(&self) -> usize {
         self.limit.map_or(usize::MAX, |limit| limit as usize)

@@ -39,21 +39,37 @@ struct Evaluated {
     comparisons: Vec<Compared>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rejected: Vec<Rejected>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    baseline_rejected: Vec<Rejected>,
     /// What judging did cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     judge: Option<JudgeUsage>,
+    /// What a server's vectors did cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embeddings: Option<JudgeUsage>,
     /// What judging would cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimate: Option<Estimate>,
+    /// What a server's vectors would cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embeddings_estimate: Option<Estimate>,
     #[serde(skip)]
     samples: Vec<SampleLine>,
 }
 
 fn main() -> ExitCode {
-    cli::run(evaluate)
+    let mut unmeasured = Vec::new();
+    let code = cli::run(|flags| evaluate(flags, &mut unmeasured));
+    // What was found is printed and written, and is not what was asked for.
+    if unmeasured.is_empty() {
+        return code;
+    }
+    cli::say(&format!("error: no value for {}", unmeasured.join("; ")));
+    ExitCode::FAILURE
 }
 
-fn evaluate(flags: Flags) -> cli::Result<Evaluated> {
+/// Notes the metrics that found no value, as when all samples failed.
+fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated> {
     if let Some(samples) = &flags.samples {
         refuse_to_replace(samples, &flags)?;
     }
@@ -66,8 +82,20 @@ fn evaluate(flags: Flags) -> cli::Result<Evaluated> {
     }
     evaluated.metrics.iter().for_each(|record| cli::say(&line(record)));
     evaluated.comparisons.iter().for_each(|compared| cli::say(&compared.line()));
-    if let Some(estimate) = &evaluated.estimate {
-        cli::say(&cost(estimate));
+    for (name, usage) in [("judge", &evaluated.judge), ("embeddings", &evaluated.embeddings)] {
+        if let Some(usage) = usage {
+            cli::say(&format!("{name}: {}", spent(usage)));
+        }
+    }
+    for (name, estimate) in [("judge", &evaluated.estimate), ("embeddings", &evaluated.embeddings_estimate)] {
+        if let Some(estimate) = estimate {
+            cli::say(&format!("{name}: nothing was asked; {}", cost(estimate)));
+        }
+    }
+    for (of, records) in [("", &evaluated.metrics), (" of the baseline", &evaluated.baseline)] {
+        unmeasured.extend(records.iter().filter_map(|record| {
+            Some(format!("`{}`{of}: {}", record.metric, record.not_measured.as_deref()?))
+        }));
     }
     Ok(evaluated)
 }
@@ -88,6 +116,7 @@ fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
         &helpers.embedder,
         &helpers.wordnet,
         &helpers.paraphrases,
+        &judge.judge_local,
         &judge.judge_replies,
         &judge.judge_cache,
     ];
@@ -127,14 +156,29 @@ fn line(record: &Record) -> String {
     format!("{metric:<34} {value:>10.4}{interval}  n {n_scored}{failed}{truncated}")
 }
 
+fn spent(usage: &JudgeUsage) -> String {
+    let JudgeUsage { calls, cached, retries, unanswered, unusable, prompt_tokens, completion_tokens, .. } =
+        usage;
+    let least = if usage.uncounted > 0 { "at least " } else { "" };
+    let money = usage
+        .cost
+        .map_or_else(String::new, |cost| format!(", {least}{cost:.4} in the currency of the prices"));
+    format!(
+        "{calls} questions asked ({retries} repeated after faults, {unanswered} without a reply), {cached} known from the cache; \
+         {unusable} replies could not be used; {least}{prompt_tokens} tokens read and {completion_tokens} written{money}"
+    )
+}
+
 fn cost(estimate: &Estimate) -> String {
-    let Estimate { calls, cached, prompt_tokens, completion_tokens_at_most, cost_at_most } = estimate;
+    let Estimate { calls, calls_at_most, cached, prompt_tokens, prompt_tokens_at_most, .. } = estimate;
+    let Estimate { completion_tokens_at_most, cost_at_most, .. } = estimate;
     let money = cost_at_most.map_or_else(
         || "no price is given".to_owned(),
         |cost| format!("{cost:.2} at most in the currency of the prices"),
     );
     format!(
-        "nothing was asked: {calls} questions of about {prompt_tokens} tokens together, replies of at most \
-         {completion_tokens_at_most}, {money}; {cached} replies are known already"
+        "{calls} questions if every reply can be used and {calls_at_most} at most, of about {prompt_tokens} to \
+         {prompt_tokens_at_most} tokens together, replies of at most {completion_tokens_at_most}, {money}; {cached} are known \
+         already"
     )
 }

@@ -5,8 +5,7 @@ use std::{collections::HashMap, path::Path};
 use ferrotune::{
     core::digest,
     eval::{
-        Dataset, Evaluation, Pair, PairFile, Record, Run, evaluate, read_pairs, rescorable_pairs,
-        sample_lines,
+        Dataset, Evaluation, Pair, PairFile, Run, evaluate, read_pairs, rescorable_pairs, sample_lines,
         statistics::{Bootstrap, Comparison, compare, holm},
     },
 };
@@ -35,69 +34,94 @@ pub(crate) struct Rejected {
     problem: String,
 }
 
+/// A file of pairs.
+struct Texts<'f> {
+    path: &'f Path,
+    file: PairFile,
+}
+
 /// Measures the pairs of `--pairs` or `--rescore`, and of `--baseline`.
 pub(crate) fn score(flags: &Flags) -> cli::Result<Evaluated> {
-    let (path, file) = pairs_of(flags)?;
-    let baseline = flags.baseline.as_deref().map(|path| Ok::<_, cli::BoxError>((path, read(path, flags)?.0)));
-    let baseline = baseline.transpose()?;
-    if let Some((_, baseline)) = &baseline {
-        refuse_other_questions(&file.pairs, baseline)?;
+    let mut candidate = candidate(flags)?;
+    let mut baseline = flags.baseline.as_deref().map(|path| read(path, flags)).transpose()?;
+    if let Some(baseline) = &baseline {
+        refuse_other_questions(&candidate.file.pairs, &baseline.file.pairs)?;
+    }
+    if let Some(limit) = flags.limit {
+        truncate(&mut candidate, baseline.as_mut(), limit as usize);
     }
     let asked = metrics::open(flags)?;
-    let rejected = file.rejected.iter();
-    let rejected = rejected
-        .map(|line| Rejected { line: line.line, problem: line.problem.to_string() })
-        .collect::<Vec<_>>();
-    if !rejected.is_empty() {
-        cli::say(&format!("{} lines of `{}` were left out", rejected.len(), path.display()));
-    }
+    let rejected = candidate.rejected();
     if flags.judge.dry_run {
-        let mut estimate = ferrotune::eval::judge::Estimate::default();
-        asked.metrics.iter().for_each(|metric| estimate += metric.estimate(&file.pairs));
-        return Ok(Evaluated { rejected, estimate: Some(estimate), ..Evaluated::default() });
+        return Ok(Evaluated {
+            rejected,
+            estimate: asked
+                .judges
+                .judging
+                .as_ref()
+                .map(|_| asked.judges.estimate(&asked.metrics, &candidate.file.pairs)),
+            embeddings_estimate: asked.judges.embeddings_estimate(&candidate.file.pairs),
+            ..Evaluated::default()
+        });
     }
     let bootstrap = flags.bootstrap();
-    let found = measure(flags, &asked, path, &file.pairs, &bootstrap)?;
-    let samples = sample_lines(&file.pairs, &found.measurements)?;
+    let found = measure(flags, &asked, &candidate, &bootstrap)?;
+    let samples = sample_lines(&candidate.file.pairs, &found.measurements)?;
     let mut evaluated = Evaluated { rejected, samples, ..Evaluated::default() };
-    if let Some((path, pairs)) = &baseline {
-        let other = measure(flags, &asked, path, pairs, &bootstrap)?;
+    if let Some(baseline) = &baseline {
+        evaluated.baseline_rejected = baseline.rejected();
+        let other = measure(flags, &asked, baseline, &bootstrap)?;
         evaluated.comparisons = comparisons(&other, &found, &bootstrap)?;
         evaluated.baseline = other.records;
     }
     evaluated.metrics = found.records;
-    evaluated.judge = asked.judging.map(|judging| judging.usage());
+    evaluated.judge = asked.judges.usage();
+    evaluated.embeddings = asked.judges.embeddings_usage();
     Ok(evaluated)
 }
 
-fn pairs_of(flags: &Flags) -> cli::Result<(&Path, PairFile)> {
+fn candidate(flags: &Flags) -> cli::Result<Texts<'_>> {
     match (&flags.pairs, &flags.rescore) {
-        (Some(path), _) => {
-            let (pairs, rejected) = read(path, flags)?;
-            Ok((path, PairFile { pairs, rejected }))
-        }
+        (Some(path), _) => read(path, flags),
         (None, Some(path)) => {
-            let mut pairs = rescorable_pairs(path)?;
-            pairs.truncate(flags.limit());
-            Ok((path, PairFile { pairs, rejected: Vec::new() }))
+            let unreadable = |source| ferrotune::Error::Io { path: path.to_owned(), source };
+            let sha256 = digest::of_file(path).map_err(unreadable)?;
+            Ok(Texts {
+                path,
+                file: PairFile { pairs: rescorable_pairs(path)?, rejected: Vec::new(), sha256 },
+            })
         }
         (None, None) => Err("there is nothing to score; name a file with --pairs".into()),
     }
 }
 
-/// The usable pairs of a file, as many as are asked for, and the lines left out.
-fn read(path: &Path, flags: &Flags) -> cli::Result<(Vec<Pair>, Vec<ferrotune::eval::Rejection>)> {
-    let PairFile { mut pairs, rejected } = read_pairs(path, flags.on_failure)?;
-    if let ([], [first, ..]) = (pairs.as_slice(), rejected.as_slice()) {
-        let (path, count, line) = (path.display(), rejected.len(), first.line);
+/// The usable pairs of a file, and the lines left out.
+fn read<'f>(path: &'f Path, flags: &Flags) -> cli::Result<Texts<'f>> {
+    let file = read_pairs(path, flags.on_failure)?;
+    if let ([], [first, ..]) = (file.pairs.as_slice(), file.rejected.as_slice()) {
+        let (path, count, line) = (path.display(), file.rejected.len(), first.line);
         return Err(format!(
             "no usable pair in `{path}`: {count} of {count} lines were left out, the first, line {line}: {}",
             first.problem
         )
         .into());
     }
-    pairs.truncate(flags.limit());
-    Ok((pairs, rejected))
+    Ok(Texts { path, file })
+}
+
+impl Texts<'_> {
+    /// The lines that were left out, which are also said.
+    fn rejected(&self) -> Vec<Rejected> {
+        let rejected = &self.file.rejected;
+        if let Some(first) = rejected.first() {
+            let (count, path) = (rejected.len(), self.path.display());
+            cli::say(&format!(
+                "{count} lines of `{path}` were left out, the first, line {}: {}",
+                first.line, first.problem
+            ));
+        }
+        rejected.iter().map(|line| Rejected { line: line.line, problem: line.problem.to_string() }).collect()
+    }
 }
 
 /// Refuses a baseline that shares no question, or answers another one under the same id.
@@ -106,14 +130,21 @@ fn refuse_other_questions(pairs: &[Pair], baseline: &[Pair]) -> cli::Result<()> 
     let mut shared = 0;
     for pair in pairs {
         let Some(other) = known.get(pair.id.as_str()) else { continue };
-        if pair.references != other.references {
-            return Err(format!(
-                "sample `{}` has other references in the baseline; both files must answer the same questions",
-                pair.id
-            )
-            .into());
-        }
-        shared += 1;
+        let difference = match (&pair.instruction, &other.instruction) {
+            _ if pair.references != other.references => "other references",
+            (Some(one), Some(another)) if one != another => "another instruction",
+            (Some(_), None) => "no instruction",
+            (None, Some(_)) => "an instruction that the pairs lack",
+            _ => {
+                shared += 1;
+                continue;
+            }
+        };
+        return Err(format!(
+            "sample `{}` has {difference} in the baseline; both files must answer the same questions",
+            pair.id
+        )
+        .into());
     }
     if shared == 0 {
         return Err(
@@ -123,31 +154,37 @@ fn refuse_other_questions(pairs: &[Pair], baseline: &[Pair]) -> cli::Result<()> 
     Ok(())
 }
 
+/// Keeps the first pairs; with a baseline the first of those that both have, so that they can be compared.
+fn truncate(candidate: &mut Texts<'_>, baseline: Option<&mut Texts<'_>>, limit: usize) {
+    let Some(baseline) = baseline else { return candidate.file.pairs.truncate(limit) };
+    let mut known: HashMap<String, Pair> =
+        baseline.file.pairs.drain(..).map(|pair| (pair.id.clone(), pair)).collect();
+    candidate.file.pairs.retain(|pair| known.contains_key(&pair.id));
+    candidate.file.pairs.truncate(limit);
+    baseline.file.pairs = candidate.file.pairs.iter().filter_map(|pair| known.remove(&pair.id)).collect();
+}
+
 fn measure(
     flags: &Flags,
     asked: &Asked,
-    path: &Path,
-    pairs: &[Pair],
+    texts: &Texts<'_>,
     bootstrap: &Bootstrap,
 ) -> cli::Result<Evaluation> {
-    let unreadable = |source| ferrotune::Error::Io { path: path.to_owned(), source };
+    let Texts { path, file: PairFile { pairs, rejected, sha256 } } = texts;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let run = Run {
         run_id: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        dataset: Dataset {
-            path_name: name,
-            sha256: digest::of_file(path).map_err(unreadable)?,
-            n_rows: pairs.len(),
-        },
+        dataset: Dataset { path_name: name, sha256: sha256.clone(), n_rows: pairs.len() },
         seed: flags.compute.seed,
         ..Run::default()
     };
     cli::say(&format!("measuring {} pairs of `{}`", pairs.len(), path.display()));
     let mut found = evaluate(&asked.metrics, pairs, &run, bootstrap, flags.on_failure)?;
-    if let Some(limit) = flags.limit {
-        found.records.iter_mut().for_each(|record: &mut Record| {
-            record.params.insert("limit".to_owned(), limit.into());
-        });
+    for record in &mut found.records {
+        record.params.extend(flags.limit.map(|limit| ("limit".to_owned(), limit.into())));
+        if !rejected.is_empty() {
+            record.params.insert("lines_left_out".to_owned(), rejected.len().into());
+        }
     }
     Ok(found)
 }

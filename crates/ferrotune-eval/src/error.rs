@@ -108,6 +108,17 @@ pub enum Error {
         /// Entries on the right.
         right: usize,
     },
+    /// Some samples have an instruction and some have none.
+    #[error(
+        "sample `{without}` has no instruction and sample `{with}` has one; a judge has to see the question of every sample, \
+         or of none"
+    )]
+    SomeInstructions {
+        /// The first that has one.
+        with: String,
+        /// The first that has none.
+        without: String,
+    },
     /// A setting of a metric or a statistic is outside its range.
     #[error("`{option}` is {found}, expected {expected}")]
     Setting {
@@ -417,6 +428,18 @@ pub enum TaskDataProblem {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineProblem {
+    /// The line is not UTF-8.
+    #[error("not UTF-8: byte {byte} begins no character")]
+    NotUtf8 {
+        /// Which byte of the line, counted from 1.
+        byte: usize,
+    },
+    /// An object has a field twice.
+    #[error("field `{field}` occurs twice in one object; keep one")]
+    RepeatedField {
+        /// The field.
+        field: String,
+    },
     /// The line is not JSON.
     #[error("not JSON: {detail}")]
     NotJson {

@@ -31,6 +31,7 @@
 
 mod error;
 mod evaluate;
+mod lines;
 mod metric;
 mod ngram;
 mod pairs;

@@ -1,16 +1,14 @@
 //! Predictions with their references, and the file they come in.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, LineProblem, Result};
+use crate::{
+    Error, LineProblem, Result,
+    lines::{LineFile, parse_json},
+};
 
 /// What a model said, and what it should have said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,13 +62,15 @@ pub struct PairFile {
     pub pairs: Vec<Pair>,
     /// The lines left out; always empty under [`OnFailure::Error`].
     pub rejected: Vec<Rejection>,
+    /// Digest of the file's bytes, as they were read.
+    pub sha256: String,
 }
 
 /// Reads a JSONL file of `{"id", "instruction"?, "prediction", "reference"}` or, with several acceptable answers,
 /// `"references": […]` instead of `"reference"`.
 ///
 /// `id` is a string or an integer; the integer 7 and the string "7" are the same id. Other fields are ignored, blank
-/// lines too.
+/// lines too. A file whose name ends in `.gz` or `.zst` is decompressed.
 ///
 /// # Errors
 /// [`Error::Read`]; [`Error::NoRecords`] for a file without records; under [`OnFailure::Error`] the first bad line as
@@ -87,10 +87,11 @@ pub struct PairFile {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
-    let mut file = PairFile::default();
+    let lines = LineFile::open(path)?;
+    let mut file = PairFile { sha256: lines.sha256.clone(), ..PairFile::default() };
     let mut first_use: HashMap<String, usize> = HashMap::new();
-    for_each_line(path, |line, text| {
-        let outcome = parse_pair(text).and_then(|pair| match first_use.get(&pair.id) {
+    for (line, text) in lines.lines() {
+        let outcome = text.and_then(parse_pair).and_then(|pair| match first_use.get(&pair.id) {
             Some(&first_line) => Err(LineProblem::DuplicateId { id: pair.id, first_line }),
             None => Ok(pair),
         });
@@ -100,10 +101,9 @@ pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
                 file.pairs.push(pair);
             }
             Err(problem) if on_failure == OnFailure::Skip => file.rejected.push(Rejection { line, problem }),
-            Err(problem) => return Err(Error::Line { path: path.to_owned(), line, problem }),
+            Err(problem) => return Err(lines.problem(line, problem)),
         }
-        Ok(())
-    })?;
+    }
     if file.pairs.is_empty() && file.rejected.is_empty() {
         return Err(Error::NoRecords { path: path.to_owned() });
     }
@@ -116,19 +116,6 @@ pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
         return Err(Error::TransposedReferences { path: path.to_owned(), records });
     }
     Ok(file)
-}
-
-/// Calls `with` for every line that is not blank, with its number counted from 1; a byte order mark is dropped.
-pub(crate) fn for_each_line(path: &Path, mut with: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
-    let failed = |source| Error::Read { path: PathBuf::from(path), source };
-    for (index, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
-        let line = line.map_err(failed)?;
-        let text = if index == 0 { line.trim_start_matches('\u{feff}') } else { &line };
-        if !text.trim().is_empty() {
-            with(index + 1, text)?;
-        }
-    }
-    Ok(())
 }
 
 fn parse_pair(text: &str) -> Result<Pair, LineProblem> {
@@ -177,10 +164,6 @@ pub(crate) fn check_references(references: &[String]) -> Result<(), LineProblem>
         Some(index) => Err(LineProblem::EmptyReference { index }),
         None => Ok(()),
     }
-}
-
-pub(crate) fn parse_json(text: &str) -> Result<Value, LineProblem> {
-    serde_json::from_str(text).map_err(|error| LineProblem::NotJson { detail: error.to_string() })
 }
 
 fn present<'r>(record: &'r Map<String, Value>, field: &str) -> Option<&'r Value> {

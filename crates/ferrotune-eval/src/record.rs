@@ -189,6 +189,12 @@ impl Record {
             self.ci95 = Some([low, high]);
             self.ci_method = "wilson score interval over samples; stderr s/sqrt(n)".to_owned();
         } else if let Some(interval) = bootstrap.interval(tally)? {
+            if interval.has_no_width() {
+                self.ci_method =
+                    "none: every resample gives the same value, which says nothing about other samples"
+                        .to_owned();
+                return Ok(());
+            }
             self.stderr = Some(interval.stderr);
             self.ci95 = Some([interval.low, interval.high]);
             self.ci_method = interval.method;

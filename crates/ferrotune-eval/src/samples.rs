@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     Error, Failure, LineProblem, Measurement, Pair, Result, Run, SampleScore,
-    pairs::{check_references, for_each_line, parse_json},
+    lines::{for_each_line, parse_json},
+    pairs::check_references,
 };
 
 /// One line of a per-sample file.

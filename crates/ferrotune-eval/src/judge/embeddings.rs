@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -7,7 +8,8 @@ use ferrotune_core::{BoxError, Embedder, digest};
 use serde_json::{Value, json};
 
 use super::{
-    ApiKey, Clock, EndpointOptions, JudgeError, JudgeUsage, Price, ReplyCache, http::Endpoint, limits::lock,
+    ApiKey, Clock, EndpointOptions, Estimate, JudgeError, JudgeUsage, Price, ReplyCache, http::Endpoint,
+    limits::lock,
 };
 use crate::{Error, Result};
 
@@ -62,6 +64,28 @@ impl EmbeddingsEndpoint {
         *lock(&self.usage)
     }
 
+    /// What vectors of these texts would cost, found without a request: full batches at least, and at most each text alone
+    /// after its batch was refused. Each text is asked once however often it occurs; `cached` are those whose vectors are
+    /// known.
+    #[must_use]
+    pub fn estimate<'t>(&self, texts: impl IntoIterator<Item = &'t str>) -> Estimate {
+        let different: HashSet<&str> = texts.into_iter().collect();
+        let missing: Vec<&str> =
+            different.iter().copied().filter(|text| !self.cache.contains(&self.key(text))).collect();
+        let tokens: u64 = missing.iter().copied().map(approximate_tokens).sum();
+        let batches = missing.len().div_ceil(self.batch) as u64;
+        Estimate {
+            calls: batches,
+            // A batch of one is not asked in parts.
+            calls_at_most: if missing.len() > 1 { batches + missing.len() as u64 } else { batches },
+            cached: (different.len() - missing.len()) as u64,
+            prompt_tokens: tokens,
+            prompt_tokens_at_most: tokens,
+            completion_tokens_at_most: 0,
+            cost_at_most: self.price.map(|price| price.of(tokens, 0)),
+        }
+    }
+
     fn key(&self, text: &str) -> String {
         let subject = json!(["embedding 1", self.endpoint.shown_url(), self.endpoint.model(), text]);
         digest::of_bytes(subject.to_string().as_bytes())
@@ -69,7 +93,7 @@ impl EmbeddingsEndpoint {
 
     fn request(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, JudgeError> {
         let body = json!({"model": self.endpoint.model(), "input": texts, "encoding_format": "float"});
-        let tokens = texts.iter().map(|text| text.len().div_ceil(4) as u64).sum();
+        let tokens = texts.iter().copied().map(approximate_tokens).sum();
         let outcome = self.endpoint.post(&body, tokens, |reply| read_vectors(reply, texts.len()));
         let usage = &mut *lock(&self.usage);
         usage.calls += 1;
@@ -132,6 +156,11 @@ impl fmt::Debug for EmbeddingsEndpoint {
             .field("batch", &self.batch)
             .finish_non_exhaustive()
     }
+}
+
+/// A quarter of its bytes, as for questions to judges.
+fn approximate_tokens(text: &str) -> u64 {
+    text.len().div_ceil(4) as u64
 }
 
 /// `{"data": [{"index": 0, "embedding": […]}, …]}`, put in order by index: servers may answer out of order.

@@ -1,6 +1,9 @@
 //! One conversation with a judge: questions, replies from it or from the cache, and what they add up to.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 use super::{
     FinishReason, JudgeError, JudgeReply, JudgeUsage, Judging, Message, ReplyFormat, Role, limits::lock,
@@ -8,6 +11,7 @@ use super::{
 use crate::{Error, Failure, FailureKind, judged::reply::quoted};
 
 /// One question of a metric.
+#[derive(Clone)]
 pub(crate) struct Question {
     pub(crate) purpose: &'static str,
     pub(crate) system: String,
@@ -50,12 +54,41 @@ impl From<Error> for Stop {
     }
 }
 
-/// The conversation about one sample.
+/// Where replies come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The cache, and the judge for what is not there.
+    Judge,
+    /// The cache alone: what would be asked is noted and ends the interview.
+    Cache,
+}
+
+/// All conversations about one sample.
 pub(crate) struct Interview<'j> {
     pub(super) judging: &'j Judging,
     pub(super) sample: &'j str,
     pub(super) repeat: u32,
+    pub(super) source: Source,
     pub(super) log: &'j RefCell<Log>,
+}
+
+/// A question with what is said about its replies until one can be used.
+pub(crate) struct Conversation<'i> {
+    interview: &'i Interview<'i>,
+    /// How often the whole conversation was had before, without a reply that could be used.
+    attempt: u32,
+    /// Replies so far.
+    depth: Cell<u32>,
+    /// Whether one of them came from the judge just now.
+    is_new: Cell<bool>,
+}
+
+/// A question that was not asked, since replies come from the cache alone.
+pub(super) struct Unasked {
+    /// Its length, approximately.
+    pub(super) tokens: u64,
+    /// How many replies its conversation has before it.
+    pub(super) depth: u32,
 }
 
 /// What was said about a sample and what it cost.
@@ -70,45 +103,37 @@ pub(super) struct Log {
     pub(super) models: BTreeSet<String>,
     /// When replies were written, in seconds since 1970.
     pub(super) created: BTreeSet<u64>,
+    /// What would have been asked, if replies come from the cache alone.
+    pub(super) unasked: Option<Unasked>,
 }
 
 impl Interview<'_> {
-    /// Asks a question, or finds the reply to it in the cache.
-    pub(crate) fn ask(&self, question: &Question) -> Result<JudgeReply, Stop> {
-        let judging = self.judging;
-        let (request, key) = judging.request(self.sample, self.repeat, question);
-        let mut log = self.log.borrow_mut();
-        let reply = if let Some(reply) = judging.cache.get::<JudgeReply>(&key) {
-            log.usage.cached += 1;
-            lock(&judging.usage).cached += 1;
-            reply
-        } else {
-            let outcome = judging.judge.ask(&request);
-            let price = judging.options.price.as_ref();
-            log.usage.add_call(&outcome, price);
-            if let Err(JudgeError::Unavailable { retries, .. }) = &outcome {
-                log.asked += 1 + retries;
+    /// Has the conversation that `first` begins, which `talk` leads to something that can be used, or says that there is nothing.
+    ///
+    /// Replies are kept whether they can be used or not, so that the same run gives the same result. A conversation of
+    /// which the cache had every reply, and none to be used, is had once more where
+    /// [`JudgingOptions::retry_unusable`](super::JudgingOptions::retry_unusable) says so; the one that was had last is the one that counts from
+    /// then on.
+    pub(crate) fn converse<T, U>(
+        &self,
+        first: &Question,
+        talk: impl Fn(&Conversation<'_>) -> Result<Result<T, U>, Stop>,
+    ) -> Result<Result<T, U>, Stop> {
+        let mut attempt = 0;
+        loop {
+            let conversation =
+                Conversation { interview: self, attempt, depth: Cell::new(0), is_new: Cell::new(false) };
+            let found = talk(&conversation)?;
+            attempt += 1;
+            let was_had = || {
+                let (_, key) = self.judging.request(self.sample, self.repeat, attempt, first);
+                self.judging.cache.contains(&key)
+            };
+            let goes_on = || self.judging.options.retry_unusable || was_had();
+            if found.is_ok() || conversation.is_new.get() || !goes_on() {
+                return Ok(found);
             }
-            lock(&judging.usage).add_call(&outcome, price);
-            let reply = outcome.map_err(|error| match error {
-                JudgeError::Refused { detail } => {
-                    Stop::Error(Error::JudgeRefused { judge: judging.judge.identity().name, detail })
-                }
-                JudgeError::Unavailable { detail, .. } => {
-                    Stop::Failure(Failure { kind: FailureKind::JudgeUnavailable, detail })
-                }
-            })?;
-            judging.cache.put_all([(key.as_str(), &reply)])?;
-            reply
-        };
-        log.asked += 1 + reply.retries;
-        log.latency_ms += reply.latency_ms;
-        log.replies.push((question.purpose, reply.text.clone()));
-        if !reply.model.is_empty() {
-            log.models.insert(reply.model.clone());
         }
-        log.created.extend(reply.created);
-        Ok(reply)
     }
 
     /// Asks until `read` understands a reply, at most once more than [`JudgingOptions::reasks`](super::JudgingOptions::reasks). What `read` says of a reply
@@ -127,18 +152,90 @@ impl Interview<'_> {
             FinishReason::ContentFilter => Err("the server withheld the reply".to_owned()),
             FinishReason::Stop | FinishReason::Unknown => read(&reply.text),
         };
-        let mut reply = self.ask(question)?;
-        let mut found = read_whole(&reply);
-        for _ in 0..self.judging.options.reasks {
-            let Err(problem) = &found else { break };
-            let answer = format!(
-                "That reply cannot be used: {problem}. Reply again, with exactly the JSON that was asked for and \
-                 nothing else."
-            );
-            reply = self.ask(&question.continued(&reply.text, answer))?;
-            found = read_whole(&reply);
+        let found = self.converse(question, |conversation| {
+            let mut question = question.clone();
+            let mut reasks = self.judging.options.reasks;
+            loop {
+                let reply = conversation.ask(&question)?;
+                let problem = match read_whole(&reply) {
+                    Ok(found) => return Ok(Ok(found)),
+                    Err(problem) => problem,
+                };
+                conversation.count_unusable();
+                if reasks == 0 {
+                    return Ok(Err(format!("{problem}: {}", quoted(&reply.text))));
+                }
+                reasks -= 1;
+                let answer = format!(
+                    "That reply cannot be used: {problem}. Reply again, with exactly the JSON that was asked for and \
+                     nothing else."
+                );
+                question = question.continued(&reply.text, answer);
+            }
+        })?;
+        found.map_err(|problem| judge_reply(problem).into())
+    }
+}
+
+impl Conversation<'_> {
+    /// Asks a question, or finds the reply to it in the cache.
+    pub(crate) fn ask(&self, question: &Question) -> Result<JudgeReply, Stop> {
+        let &Interview { judging, sample, repeat, source, log } = self.interview;
+        let (request, key) = judging.request(sample, repeat, self.attempt, question);
+        let mut log = log.borrow_mut();
+        let cached = judging.cache.get::<JudgeReply>(&key);
+        let reply = match (cached, source) {
+            (Some(reply), _) => {
+                log.usage.cached += 1;
+                if source == Source::Judge {
+                    lock(&judging.usage).cached += 1;
+                }
+                reply
+            }
+            (None, Source::Cache) => {
+                log.unasked = Some(Unasked { tokens: request.approximate_tokens(), depth: self.depth.get() });
+                let detail = "the cache has no reply".to_owned();
+                return Err(Failure { kind: FailureKind::NotMeasured, detail }.into());
+            }
+            (None, Source::Judge) => {
+                let outcome = judging.judge.ask(&request);
+                let price = judging.options.price.as_ref();
+                log.usage.add_call(&outcome, price);
+                if let Err(JudgeError::Unavailable { retries, .. }) = &outcome {
+                    log.asked += 1 + retries;
+                }
+                lock(&judging.usage).add_call(&outcome, price);
+                let reply = outcome.map_err(|error| match error {
+                    JudgeError::Refused { detail } => {
+                        Stop::Error(Error::JudgeRefused { judge: judging.judge.identity().name, detail })
+                    }
+                    JudgeError::Unavailable { detail, .. } => {
+                        Stop::Failure(Failure { kind: FailureKind::JudgeUnavailable, detail })
+                    }
+                })?;
+                judging.cache.put_all([(key.as_str(), &reply)])?;
+                self.is_new.set(true);
+                reply
+            }
+        };
+        self.depth.set(self.depth.get() + 1);
+        log.asked += 1 + reply.retries;
+        log.latency_ms += reply.latency_ms;
+        log.replies.push((question.purpose, reply.text.clone()));
+        if !reply.model.is_empty() {
+            log.models.insert(reply.model.clone());
         }
-        found.map_err(|problem| judge_reply(format!("{problem}: {}", quoted(&reply.text))).into())
+        log.created.extend(reply.created);
+        Ok(reply)
+    }
+
+    /// Counts the last reply as one that cannot be used.
+    pub(crate) fn count_unusable(&self) {
+        let Interview { judging, source, log, .. } = self.interview;
+        log.borrow_mut().usage.unusable += 1;
+        if *source == Source::Judge {
+            lock(&judging.usage).unusable += 1;
+        }
     }
 }
 

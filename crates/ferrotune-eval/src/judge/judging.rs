@@ -16,8 +16,8 @@ use ferrotune_core::digest;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Estimate, Judge, JudgeReply, JudgeRequest, JudgeUsage, Price, ReplyCache,
-    interview::{Interview, Log, Question, Stop},
+    Judge, JudgeRequest, JudgeUsage, Price, ReplyCache,
+    interview::{Interview, Log, Question, Source, Stop},
     limits::lock,
 };
 use crate::{
@@ -38,6 +38,9 @@ pub struct JudgingOptions {
     /// How often a judge is told that its reply cannot be used and asked for another one, by the metrics of our own
     /// definition; variants of other packages repair by their own rules.
     pub reasks: u32,
+    /// Whether a conversation of which the cache holds no reply that can be used is had once more. Without it a run that is
+    /// repeated finds the same failures, at no cost.
+    pub retry_unusable: bool,
     /// Under [`OnFailure::Error`] the first failure ends the work, before more is spent; pass the same to
     /// [`evaluate`](crate::evaluate).
     pub on_failure: OnFailure,
@@ -54,6 +57,7 @@ impl Default for JudgingOptions {
             seed: Some(0),
             repeats: 1,
             reasks: 1,
+            retry_unusable: false,
             on_failure: OnFailure::default(),
             price: None,
         }
@@ -87,6 +91,8 @@ struct Judgment {
 pub(crate) struct Verdicts {
     samples: Vec<(String, Judgment)>,
     usage: JudgeUsage,
+    /// Whether the judge saw what the model was asked.
+    questions: &'static str,
 }
 
 impl Judging {
@@ -131,13 +137,14 @@ impl Judging {
     /// Judges every pair by `judge`, one conversation per repetition.
     ///
     /// # Errors
-    /// [`Error::JudgeRefused`]; what the cache gives; under [`OnFailure::Error`] [`Error::SampleFailed`].
+    /// [`Error::SomeInstructions`]; [`Error::JudgeRefused`]; what the cache gives; under [`OnFailure::Error`] [`Error::SampleFailed`].
     pub(crate) fn judge_all(
         &self,
         metric: &str,
         pairs: &[Pair],
         judge: impl Fn(&Interview<'_>, &Pair) -> Result<Verdict, Stop> + Sync,
     ) -> Result<Verdicts> {
+        let questions = questions_of(pairs)?;
         let next = AtomicUsize::new(0);
         let ended = AtomicBool::new(false);
         let found: Mutex<Vec<Option<Result<Judgment>>>> = Mutex::new(pairs.iter().map(|_| None).collect());
@@ -159,7 +166,7 @@ impl Judging {
             work();
         });
         let mut verdicts =
-            Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()) };
+            Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()), questions };
         let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Samples are handed out in order, and each that was handed out is here: those that are missing come after an error.
         for (pair, judgment) in pairs.iter().zip(found.into_iter().flatten()) {
@@ -180,7 +187,8 @@ impl Judging {
         let mut verdicts = Vec::new();
         let mut failed = None;
         for repeat in 0..self.options.repeats {
-            let interview = Interview { judging: self, sample: &pair.id, repeat, log: &log };
+            let interview =
+                Interview { judging: self, sample: &pair.id, repeat, source: Source::Judge, log: &log };
             match judge(&interview, pair) {
                 Ok(verdict) => verdicts.push(verdict),
                 Err(Stop::Error(error)) => return Err(error),
@@ -206,8 +214,17 @@ impl Judging {
         Ok(Judgment { score: Ok(Verdict { score: mean, extracted }), spread, log })
     }
 
-    /// The question as the judge gets it, and the digest of everything that its reply depends on.
-    pub(super) fn request(&self, sample: &str, repeat: u32, question: &Question) -> (JudgeRequest, String) {
+    /// The question as the judge gets it, and the digest of everything that its reply depends on. `attempt` counts
+    /// conversations that were had before and came to nothing.
+    pub(super) fn request(
+        &self,
+        sample: &str,
+        repeat: u32,
+        attempt: u32,
+        question: &Question,
+    ) -> (JudgeRequest, String) {
+        // A judge that can be seeded would only say the same again.
+        let draw = u64::from(repeat) + u64::from(attempt) * u64::from(self.options.repeats);
         let request = JudgeRequest {
             sample: sample.to_owned(),
             purpose: question.purpose.to_owned(),
@@ -215,48 +232,22 @@ impl Judging {
             messages: question.messages.clone(),
             temperature: self.options.temperature,
             max_tokens: self.options.max_tokens,
-            seed: self.options.seed.map(|seed| seed.wrapping_add(u64::from(repeat))),
+            seed: self.options.seed.map(|seed| seed.wrapping_add(draw)),
             format: question.format,
         };
         let identity = self.judge.identity();
-        let subject = json!([
+        let mut subject = json!([
             "judge 1",
             [identity.name, identity.params],
             [sample, request.purpose, repeat],
             [request.system, request.messages],
             [request.temperature, request.max_tokens, request.seed, request.format],
         ]);
+        if let (Value::Array(parts), 1..) = (&mut subject, attempt) {
+            parts.push(json!(["attempt", attempt]));
+        }
         let key = digest::of_bytes(subject.to_string().as_bytes());
         (request, key)
-    }
-
-    /// What the cache knows of the judge's reply to a question, the first time it was asked.
-    pub(crate) fn recall(&self, sample: &str, question: &Question) -> Option<String> {
-        let (_, key) = self.request(sample, 0, question);
-        self.cache.get::<JudgeReply>(&key).map(|reply| reply.text)
-    }
-
-    /// What questions about a sample would cost. `known` are complete; of `expected` only number and length in bytes are known.
-    pub(crate) fn estimate(&self, sample: &str, known: &[Question], expected: &[usize]) -> Estimate {
-        let mut estimate = Estimate { cost_at_most: self.options.price.map(|_| 0.0), ..Estimate::default() };
-        let mut add = |tokens: u64| {
-            let reply = u64::from(self.options.max_tokens);
-            estimate.calls += 1;
-            estimate.prompt_tokens += tokens;
-            estimate.completion_tokens_at_most += reply;
-            if let (Some(cost), Some(price)) = (&mut estimate.cost_at_most, &self.options.price) {
-                *cost += price.of(tokens, reply);
-            }
-        };
-        let mut cached = 0;
-        for repeat in 0..self.options.repeats {
-            for question in known {
-                let (request, key) = self.request(sample, repeat, question);
-                if self.cache.contains(&key) { cached += 1 } else { add(request.approximate_tokens()) }
-            }
-            expected.iter().for_each(|bytes| add(bytes.div_ceil(4) as u64));
-        }
-        Estimate { cached, ..estimate }
     }
 }
 
@@ -299,7 +290,11 @@ impl Verdicts {
             });
         }
         let options = &judging.options;
-        let mut measurement = Measurement::of_mean(metric, variant, samples);
+        let mut measurement =
+            Measurement::of_mean(metric, variant, samples).with_param("questions", self.questions);
+        if options.retry_unusable {
+            measurement = measurement.with_param("retry_unusable", true);
+        }
         if options.repeats > 1 {
             let spread = spreads.iter().sum::<f64>() / spreads.len() as f64;
             measurement = measurement
@@ -324,6 +319,20 @@ impl Verdicts {
         };
         measurement.judged = Some(Judged { info, usage: self.usage, transcripts });
         measurement
+    }
+}
+
+/// What a record says of the questions: `shown` if every pair has one, `none` if none does, when an answer is judged by
+/// its reference alone.
+fn questions_of(pairs: &[Pair]) -> Result<&'static str> {
+    let with = pairs.iter().find(|pair| pair.instruction.is_some());
+    let without = pairs.iter().find(|pair| pair.instruction.is_none());
+    match (with, without) {
+        (Some(with), Some(without)) => {
+            Err(Error::SomeInstructions { with: with.id.clone(), without: without.id.clone() })
+        }
+        (Some(_), None) => Ok("shown"),
+        (None, _) => Ok("none"),
     }
 }
 

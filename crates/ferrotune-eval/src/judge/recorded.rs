@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, LineProblem, Result,
-    pairs::{for_each_line, parse_json},
+    lines::{for_each_line, parse_json},
 };
 
 /// One line of a file of replies.

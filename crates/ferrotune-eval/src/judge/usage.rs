@@ -36,6 +36,9 @@ pub struct JudgeUsage {
     pub retries: u64,
     /// Questions that stayed without a reply.
     pub unanswered: u64,
+    /// Replies that could not be used, those of a cache among them.
+    #[serde(default)]
+    pub unusable: u64,
     /// Tokens of the questions, as the judge counted them.
     pub prompt_tokens: u64,
     /// Tokens of the replies, as the judge counted them.
@@ -82,6 +85,7 @@ impl AddAssign for JudgeUsage {
         self.cached += other.cached;
         self.retries += other.retries;
         self.unanswered += other.unanswered;
+        self.unusable += other.unusable;
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
         self.uncounted += other.uncounted;
@@ -95,17 +99,26 @@ fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 
 /// What judging would cost, found without a single request.
 ///
+/// The least is what scores every sample if each reply can be used; a text in which the judge finds no statement needs one
+/// question less. The most is what is asked if every question has to be put as often as it may. A run that a failure ends
+/// asks less than either.
+///
 /// Questions that depend on earlier replies are taken to be as long as the texts they are made of. Tokens of questions are
-/// a quarter of their bytes; replies are bounded by the longest allowed one, so the cost is an upper bound up to that
-/// approximation, as long as every reply can be understood.
+/// a quarter of their bytes; replies are bounded by the longest allowed one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Questions to the judge.
+    /// Questions to the judge, at least.
     pub calls: u64,
+    /// Questions to the judge, at most.
+    #[serde(default)]
+    pub calls_at_most: u64,
     /// Questions that the cache answers already.
     pub cached: u64,
-    /// Tokens of the questions, approximately.
+    /// Tokens of the questions, approximately, at least.
     pub prompt_tokens: u64,
+    /// Tokens of the questions, approximately, at most.
+    #[serde(default)]
+    pub prompt_tokens_at_most: u64,
     /// Tokens of the replies, at most.
     pub completion_tokens_at_most: u64,
     /// Price, at most; `None` without a price.
@@ -116,8 +129,10 @@ pub struct Estimate {
 impl AddAssign for Estimate {
     fn add_assign(&mut self, other: Self) {
         self.calls += other.calls;
+        self.calls_at_most += other.calls_at_most;
         self.cached += other.cached;
         self.prompt_tokens += other.prompt_tokens;
+        self.prompt_tokens_at_most += other.prompt_tokens_at_most;
         self.completion_tokens_at_most += other.completion_tokens_at_most;
         self.cost_at_most = sum(self.cost_at_most, other.cost_at_most);
     }

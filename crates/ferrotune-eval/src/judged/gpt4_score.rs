@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Measurement, Metric, Pair, Result,
-    judge::{Estimate, Judging, Question, ReplyFormat, Verdict, judge_reply},
+    judge::{Estimate, Interview, Judging, Question, ReplyFormat, Stop, Verdict, judge_reply},
 };
 
 const PROMPT: Prompt = Prompt {
@@ -38,6 +38,9 @@ can.",
 /// The judge gives its reason first and then an integer, as JSON; `[[n]]` is understood too, if the reply has no brace and
 /// all such marks agree. A grade that is out of range, fractional, or not there is a failure: it is counted, and never
 /// clamped or averaged. The value is the mean over the samples that have a grade.
+///
+/// Where no pair has an instruction, answers are graded by their references alone, and the parameter `questions` of the record
+/// is `none`; where some have one and some have none, that is an error.
 #[derive(Clone, Debug)]
 pub struct Gpt4Score {
     judging: Arc<Judging>,
@@ -57,6 +60,10 @@ impl Gpt4Score {
     #[must_use]
     pub fn prompts() -> Vec<String> {
         vec![PROMPT.text()]
+    }
+
+    fn grade(&self, interview: &Interview<'_>, pair: &Pair) -> Result<u8, Stop> {
+        interview.ask_for(&question(&PROMPT, pair), |reply| self.read(reply))
     }
 
     fn read(&self, reply: &str) -> Result<u8, String> {
@@ -88,7 +95,7 @@ impl Metric for Gpt4Score {
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
         let verdicts = self.judging.judge_all("gpt4_score", pairs, |interview, pair| {
-            let score = interview.ask_for(&question(&PROMPT, pair), |reply| self.read(reply))?;
+            let score = self.grade(interview, pair)?;
             Ok(Verdict { score: f64::from(score), extracted: score.to_string() })
         })?;
         let variant = "integer 1 to 10 with reference, ferrotune 1";
@@ -96,7 +103,9 @@ impl Metric for Gpt4Score {
     }
 
     fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        estimate(&self.judging, &PROMPT, pairs)
+        self.judging.plan(pairs, |plan, pair| {
+            plan.settle(plan.reasks(), |interview| self.grade(interview, pair)).map(|_| ())
+        })
     }
 }
 
@@ -129,6 +138,15 @@ impl FastChatScore {
         vec![FASTCHAT_PROMPT.text()]
     }
 
+    fn rate(&self, interview: &Interview<'_>, pair: &Pair) -> Result<f64, Stop> {
+        let question = question(&FASTCHAT_PROMPT, pair);
+        let rating = interview.converse(&question, |conversation| {
+            let rating = self.read(&conversation.ask(&question)?.text);
+            Ok(rating.inspect_err(|_| conversation.count_unusable()))
+        })?;
+        Ok(rating.map_err(judge_reply)?)
+    }
+
     fn read(&self, reply: &str) -> Result<f64, String> {
         let found = self.rating.captures(reply).or_else(|| self.backup.captures(reply));
         let Some(literal) = found.and_then(|c| c.get(1)).map(|m| m.as_str()) else {
@@ -153,8 +171,7 @@ impl Metric for FastChatScore {
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
         let metric = "gpt4_score_fastchat";
         let verdicts = self.judging.judge_all(metric, pairs, |interview, pair| {
-            let reply = interview.ask(&question(&FASTCHAT_PROMPT, pair))?;
-            let score = self.read(&reply.text).map_err(judge_reply)?;
+            let score = self.rate(interview, pair)?;
             Ok(Verdict { score, extracted: score.to_string() })
         })?;
         let variant = "FastChat single-answer rules, own prompt 1";
@@ -162,7 +179,8 @@ impl Metric for FastChatScore {
     }
 
     fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        estimate(&self.judging, &FASTCHAT_PROMPT, pairs)
+        self.judging
+            .plan(pairs, |plan, pair| plan.settle(0, |interview| self.rate(interview, pair)).map(|_| ()))
     }
 }
 
@@ -172,14 +190,6 @@ fn question(prompt: &Prompt, pair: &Pair) -> Question {
     pieces.extend(pair.references.iter().map(|reference| ("REFERENCE ANSWER", reference.as_str())));
     pieces.push(("ANSWER TO BE GRADED", pair.prediction.as_str()));
     prompt.ask(&pieces)
-}
-
-fn estimate(judging: &Judging, prompt: &Prompt, pairs: &[Pair]) -> Estimate {
-    let mut sum = Estimate::default();
-    for pair in pairs {
-        sum += judging.estimate(&pair.id, &[question(prompt, pair)], &[]);
-    }
-    sum
 }
 
 /// An integer from 1 to 10, written as JSON writes one; `8.0` is one too.

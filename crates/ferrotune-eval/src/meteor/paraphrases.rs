@@ -5,7 +5,7 @@ use std::{
 
 use ferrotune_core::digest;
 
-use crate::{Error, LineProblem, Result, pairs::for_each_line, python_text};
+use crate::{Error, LineProblem, Result, lines::for_each_line, python_text};
 
 /// Phrases that mean the same, from a user's table.
 ///

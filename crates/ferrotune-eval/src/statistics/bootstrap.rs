@@ -12,7 +12,7 @@ use crate::{Error, Result, Tally};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
-    /// How many draws, at least 1.
+    /// How many draws: enough that one lies beyond each end of the interval, which is 40 for 95 %.
     pub resamples: usize,
     /// Seeds the draws.
     pub seed: u64,
@@ -40,11 +40,28 @@ pub struct Interval {
     pub method: String,
 }
 
+/// Values that are equal up to rounding count as equal.
+const ROUNDING: f64 = 1e-12;
+
+/// Whether two ends of an interval are one value.
+pub(super) fn is_one_value(low: f64, high: f64) -> bool {
+    high - low <= ROUNDING * high.abs().max(low.abs()).max(1.0)
+}
+
+impl Interval {
+    /// Whether all draws gave the same value, up to rounding. A sample without variety has an interval without width, however
+    /// small it is, so that such an interval says nothing.
+    #[must_use]
+    pub fn has_no_width(&self) -> bool {
+        is_one_value(self.low, self.high)
+    }
+}
+
 impl Bootstrap {
     /// The interval of a metric's value; `None` for fewer than two samples, or if a draw gives no finite value.
     ///
     /// # Errors
-    /// [`Error::Setting`] for no resamples or a confidence outside 0 to 1.
+    /// [`Error::Setting`] for too few resamples or a confidence outside 0 to 1.
     ///
     /// ```
     /// use ferrotune_eval::{Tally, statistics::Bootstrap};
@@ -90,18 +107,20 @@ impl Bootstrap {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.resamples == 0 {
-            return Err(Error::Setting {
-                option: "resamples",
-                found: "0".to_owned(),
-                expected: "at least 1",
-            });
-        }
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
             return Err(Error::Setting {
                 option: "confidence",
                 found: self.confidence.to_string(),
                 expected: "a number between 0 and 1",
+            });
+        }
+        // With fewer, the ends are the extremes of what was drawn, whatever the confidence.
+        let beyond = self.resamples as f64 * (1.0 - self.confidence) / 2.0;
+        if beyond < 1.0 - ROUNDING {
+            return Err(Error::Setting {
+                option: "resamples",
+                found: self.resamples.to_string(),
+                expected: "so many that a draw lies beyond each end of the interval, at least 40 for 95 %",
             });
         }
         Ok(())

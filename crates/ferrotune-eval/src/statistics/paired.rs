@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::{Bootstrap, percentile};
+use super::bootstrap::{Bootstrap, is_one_value, percentile};
 use crate::{Error, Measurement, Result, Tally};
 
 /// Up to this many samples all assignments are enumerated, 2^12 at most.
@@ -25,7 +25,8 @@ pub struct Comparison {
     pub second: f64,
     /// `second - first`.
     pub difference: f64,
-    /// 95 % interval of the difference by a paired bootstrap; absent for fewer than two samples.
+    /// 95 % interval of the difference by a paired bootstrap; absent for fewer than two samples, and where every draw gives
+    /// the same difference, which says nothing about other samples.
     pub ci95: Option<[f64; 2]>,
     /// Two-sided p-value of the permutation test: how often exchanging the models' results on random samples makes a
     /// difference at least as large.
@@ -135,7 +136,8 @@ fn difference_interval(a: &Tally, b: &Tally, bootstrap: &Bootstrap) -> Option<[f
         return None;
     }
     differences.sort_unstable_by(f64::total_cmp);
-    Some([percentile(&differences, 0.025), percentile(&differences, 0.975)])
+    let (low, high) = (percentile(&differences, 0.025), percentile(&differences, 0.975));
+    (!is_one_value(low, high)).then_some([low, high])
 }
 
 /// The p-value, and in words over which exchanges.

@@ -118,7 +118,7 @@ proptest! {
             .filter(|(a, b, _)| a != b)
             .map(|(a, b, w)| Battle::new(a.to_string(), b.to_string(), [Winner::A, Winner::B, Winner::Tie][usize::from(w)]))
             .collect();
-        let bootstrap = Bootstrap { resamples: 1, ..Bootstrap::default() };
+        let bootstrap = Bootstrap { resamples: 40, ..Bootstrap::default() };
         if let Ok(ratings) = bradley_terry(&battles, &bootstrap) {
             let rating = |model: &str| ratings.iter().find(|r| r.model == model).unwrap().rating;
             for player in &ratings {

@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf};
 
 use ferrotune_eval::{
     Error, Existing, LineProblem, OnFailure, Outcome, Pair, Registry, Run, evaluate, mean_of_lines,
@@ -72,6 +72,10 @@ fn every_bad_record_gets_its_own_message_with_file_and_line() {
         ),
         (r#"{"id": 1, "prediction": "x", "references": []}"#, "field `references` is an empty list"),
         (r#"{"id": 1, "prediction": "x", "reference": " "}"#, "reference 0 is empty"),
+        (
+            r#"{"id": 1, "prediction": "x", "prediction": "y", "reference": "x"}"#,
+            "field `prediction` occurs twice in one object",
+        ),
         (r#"{"id": 1, "prediction": "x", "references": ["x", ""]}"#, "reference 1 is empty"),
         (r#"{"id": 1, "prediction": "x", "reference": "x", "references": ["x"]}"#, "both present"),
         (
@@ -94,8 +98,45 @@ fn empty_and_absent_files_are_errors() {
     assert!(matches!(read_pairs(&path, OnFailure::Skip).unwrap_err(), Error::NoRecords { .. }));
     let absent = folder.path().join("absent.jsonl");
     assert!(matches!(read_pairs(&absent, OnFailure::Error).unwrap_err(), Error::Read { .. }));
-    fs::write(&path, [0xff, 0xfe, b'\n']).unwrap();
-    assert!(matches!(read_pairs(&path, OnFailure::Error).unwrap_err(), Error::Read { .. }));
+}
+
+#[test]
+fn a_line_that_is_not_utf_8_is_one_bad_line() {
+    let (_folder, path) = folder_with("pairs.jsonl", "");
+    let good = br#"{"id": 1, "prediction": "x", "reference": "x"}"#;
+    fs::write(
+        &path,
+        [good.as_slice(), b"\n{\"id\": \"\xff\"}\r\n", &good.map(|b| if b == b'1' { b'2' } else { b })]
+            .concat(),
+    )
+    .unwrap();
+    let error = read_pairs(&path, OnFailure::Error).unwrap_err().to_string();
+    assert!(error.ends_with("pairs.jsonl` line 2: not UTF-8: byte 9 begins no character"), "{error}");
+    let file = read_pairs(&path, OnFailure::Skip).unwrap();
+    assert_eq!((file.pairs.len(), file.rejected.len(), file.rejected[0].line), (2, 1, 2));
+}
+
+#[test]
+fn compressed_pairs_are_read_by_the_same_rules() {
+    let text = "\u{feff}{\"id\": 1, \"prediction\": \"x\", \"reference\": \"x\"}\n\nprose\n";
+    let folder = tempfile::tempdir().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    for (name, bytes) in [
+        ("pairs.jsonl", text.as_bytes().to_vec()),
+        ("pairs.jsonl.gz", gzip.clone()),
+        ("pairs.jsonl.zst", zstd::encode_all(text.as_bytes(), 0).unwrap()),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        let file = read_pairs(&path, OnFailure::Skip).unwrap();
+        assert_eq!((file.pairs[0].id.as_str(), file.rejected[0].line), ("1", 3), "{name}");
+        assert_eq!(file.sha256, ferrotune_core::digest::of_bytes(&bytes), "{name}: what lies on the disk");
+    }
+    let path = folder.path().join("cut.jsonl.gz");
+    fs::write(&path, &gzip[..gzip.len() - 9]).unwrap();
+    assert!(matches!(read_pairs(&path, OnFailure::Skip).unwrap_err(), Error::Read { .. }));
 }
 
 #[test]

@@ -456,6 +456,14 @@ fn embeddings_are_batched_cached_and_put_in_order() {
             EmbeddingsEndpoint::new(&server.options(), None, cache, 2).unwrap().with_clock(server.clock());
         let price = Price { prompt_per_million: 1e6, completion_per_million: 0.0 };
         let encoder = encoder.with_price(price);
+        let estimate = encoder.estimate(texts.iter().chain(&texts).copied());
+        // Five texts of at most five bytes, in batches of two, or each alone after its batch was refused.
+        let (least, most, tokens) = if server.requests() == 0 { (3, 8, 6) } else { (0, 0, 0) };
+        assert_eq!((estimate.calls, estimate.calls_at_most, estimate.prompt_tokens), (least, most, tokens));
+        assert_eq!(
+            (estimate.cached, estimate.cost_at_most),
+            (if most == 0 { 5 } else { 0 }, Some(tokens as f64))
+        );
         assert_eq!(encoder.embed(&texts).unwrap(), expected);
         assert_eq!(encoder.dimension(), 2);
         let usage = encoder.usage();

@@ -12,6 +12,7 @@ mod files;
 mod human_eval;
 mod judge_cache;
 mod judge_endpoint;
+mod judge_plan;
 mod judge_server;
 mod judged_correctness;
 mod judged_scores;

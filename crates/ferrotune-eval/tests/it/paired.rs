@@ -94,6 +94,16 @@ fn what_cannot_be_compared_is_refused() {
     refused(&one, &measurement(&[f64::INFINITY]));
 }
 
+#[test]
+fn a_difference_that_is_always_the_same_has_no_interval() {
+    for difference in [0.0, 0.3] {
+        let first = [0.1, 0.5, 0.25, 0.6];
+        let second = first.map(|score| score + difference);
+        let found = compare(&measurement(&first), &measurement(&second), &Bootstrap::default()).unwrap();
+        assert_eq!(found.ci95, None, "{found:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -104,6 +104,21 @@ fn a_single_sample_has_no_interval() {
 }
 
 #[test]
+fn samples_that_are_all_alike_have_no_interval() {
+    // 0.1 + 0.1 + … is rounded, so that the ends are not the same to the last bit.
+    for score in [0.0, 0.1, 100.0] {
+        let samples = (0..7).map(|i| sample(&i.to_string(), Ok(score))).collect();
+        let measurement = Measurement::of_mean("m", "v", samples);
+        let record = Record::new(&run(), &measurement, &Bootstrap::default(), 0.0).unwrap();
+        assert_eq!((record.ci95, record.stderr), (None, None), "{score}");
+        assert_eq!(
+            record.ci_method,
+            "none: every resample gives the same value, which says nothing about other samples"
+        );
+    }
+}
+
+#[test]
 fn failures_stop_or_are_counted_as_the_user_chose() {
     let samples = || vec![sample("1", Ok(1.0)), sample("2", Err(failure()))];
     let measurement = || Measurement::of_mean("m", "v", samples());

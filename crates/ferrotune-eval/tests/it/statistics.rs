@@ -60,10 +60,19 @@ fn settings_out_of_range_are_refused() {
     let tally = Tally::mean_of(&ANSWERS);
     for bootstrap in [
         Bootstrap { resamples: 0, ..Bootstrap::default() },
+        Bootstrap { resamples: 1, ..Bootstrap::default() },
+        Bootstrap { resamples: 39, ..Bootstrap::default() },
+        Bootstrap { resamples: 199, confidence: 0.99, ..Bootstrap::default() },
         Bootstrap { confidence: 1.0, ..Bootstrap::default() },
         Bootstrap { confidence: f64::NAN, ..Bootstrap::default() },
     ] {
         assert!(matches!(bootstrap.interval(&tally).unwrap_err(), Error::Setting { .. }));
+    }
+    for bootstrap in [
+        Bootstrap { resamples: 40, ..Bootstrap::default() },
+        Bootstrap { resamples: 200, confidence: 0.99, ..Bootstrap::default() },
+    ] {
+        assert!(bootstrap.interval(&tally).unwrap().is_some());
     }
     assert!(wilson_interval(0, 0, 1.96).is_err());
     assert!(wilson_interval(2, 1, 1.96).is_err());

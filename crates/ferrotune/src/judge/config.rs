@@ -45,6 +45,9 @@ pub struct JudgeConfig {
     pub replies: Option<PathBuf>,
     /// Keeps every reply and vector, so that a run that was interrupted resumes without asking twice.
     pub cache: Option<PathBuf>,
+    /// Whether the judge is asked once more where the cache holds no reply that can be used. Without it a run that is repeated
+    /// fails as before, at no cost.
+    pub retry_unusable: bool,
     /// How often each sample is judged, 1 where absent; its score is the mean.
     pub repeats: Option<u32>,
     /// The longest reply in tokens, 2,048 where absent.
@@ -132,6 +135,8 @@ impl FromStr for JudgeTemperature {
 enum Needs {
     /// A judge of any kind.
     Judge,
+    /// A judge with a file of its replies.
+    JudgeWithCache,
     /// A judge that draws its replies.
     Drawing,
     /// A judge whose tokens are paid for.
@@ -153,6 +158,7 @@ impl Needs {
         let judge = judge_server || config.local.is_some() || config.replies.is_some();
         match self {
             Self::Judge => judge,
+            Self::JudgeWithCache => judge && config.cache.is_some(),
             Self::Drawing => judge_server || config.local.is_some(),
             Self::Paid => judge_server || config.replies.is_some(),
             Self::JudgeServer => judge_server,
@@ -165,6 +171,7 @@ impl Needs {
     const fn name(self) -> &'static str {
         match self {
             Self::Judge => "only with a judge (judge.url, judge.local or judge.replies)",
+            Self::JudgeWithCache => "only with a judge and a cache (judge.cache)",
             Self::Drawing => "only with a judge that draws its replies (judge.url or judge.local)",
             Self::Paid => "only with a judge whose tokens are counted (judge.url or judge.replies)",
             Self::JudgeServer => "only with a server that judges (judge.url)",
@@ -235,6 +242,7 @@ impl JudgeConfig {
         let word = |value: &Option<JsonMode>| value.as_ref().map(|mode| spelt(serde_json::to_string(mode)));
         let settings = [
             ("judge.cache", self.cache.as_ref().map(|path| path.display().to_string()), Needs::Anything),
+            ("judge.retry_unusable", self.retry_unusable.then(|| "true".to_owned()), Needs::JudgeWithCache),
             ("judge.repeats", self.repeats.map(|n| shown(&n)), Needs::Judge),
             ("judge.max_tokens", self.max_tokens.map(|n| shown(&n)), Needs::Judge),
             (
@@ -307,6 +315,7 @@ impl JudgeConfig {
             max_tokens: self.max_tokens.unwrap_or(usual.max_tokens),
             seed: Some(seed),
             repeats: self.repeats.unwrap_or(usual.repeats),
+            retry_unusable: self.retry_unusable,
             on_failure,
             price: prices.map(|(prompt_per_million, completion_per_million)| Price {
                 prompt_per_million,
@@ -340,6 +349,7 @@ mod tests {
             ("replies = \"f\"\nprompt_price = 1", "`judge.reply_price` is absent"),
             ("cache = \"c\"", "`judge.cache` is c"),
             ("repeats = 2\nembeddings_url = \"u\"\nembeddings_model = \"m\"", "`judge.repeats` is 2"),
+            ("replies = \"f\"\nretry_unusable = true", "`judge.retry_unusable` is true"),
             ("replies = \"f\"\ntemperature = \"none\"", "`judge.temperature` is none"),
             ("local = \"d\"\njson_mode = \"leave\"", "`judge.json_mode` is leave"),
             ("local = \"d\"\ntoken_limit_field = \"max_tokens\"", "`judge.token_limit_field` is max_tokens"),

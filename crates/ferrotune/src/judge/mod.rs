@@ -112,4 +112,11 @@ impl Judges {
         metrics.iter().for_each(|metric| estimate += metric.estimate(pairs));
         estimate
     }
+
+    /// What vectors of these pairs' texts would cost, if a server gives them.
+    #[must_use]
+    pub fn embeddings_estimate(&self, pairs: &[Pair]) -> Option<Estimate> {
+        let texts = pairs.iter().flat_map(|pair| pair.references.iter().chain([&pair.prediction]));
+        self.embeddings.as_ref().map(|embeddings| embeddings.estimate(texts.map(String::as_str)))
+    }
 }

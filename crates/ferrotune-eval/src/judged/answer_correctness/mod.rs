@@ -19,6 +19,7 @@ use crate::{
     judge::{Estimate, Interview, Judging, Stop, Verdict, judge_reply},
     similarity::cosine,
 };
+use ragas::Class04;
 
 /// Whose rules an Answer Correctness follows. The prompts are our own under all of them, and records say so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -192,9 +193,11 @@ impl AnswerCorrectness {
                 }
                 CorrectnessRules::Ragas017 => ragas::count_017(interview, pair, reference)?,
                 CorrectnessRules::Ragas019 => ragas::count_019(interview, pair, reference)?,
-                CorrectnessRules::Ragas04Legacy => ragas::count_04_legacy(interview, pair, reference)?,
+                CorrectnessRules::Ragas04Legacy => {
+                    ragas::count_04(Class04::Legacy, interview, pair, reference)?
+                }
                 CorrectnessRules::Ragas04Collections => {
-                    ragas::count_04_collections(interview, pair, reference)?
+                    ragas::count_04(Class04::Collections, interview, pair, reference)?
                 }
             };
             let verdict = self.combine(&factuality, similarity);
@@ -311,20 +314,17 @@ impl Metric for AnswerCorrectness {
     }
 
     fn estimate(&self, pairs: &[Pair]) -> Estimate {
-        let mut sum = Estimate::default();
-        for pair in pairs {
-            let (mut known, mut expected) = (Vec::new(), Vec::new());
-            for reference in &pair.references {
-                match self.config.rules {
-                    CorrectnessRules::Reconciled => {
-                        reconciled::plan(&self.judging, pair, reference, &mut known, &mut expected);
-                    }
-                    rules => ragas::plan(rules, pair, reference, &mut known, &mut expected),
+        self.judging.plan(pairs, |plan, pair| {
+            pair.references.iter().try_for_each(|reference| match self.config.rules {
+                CorrectnessRules::Reconciled => reconciled::plan(plan, pair, reference),
+                CorrectnessRules::Ragas017 => ragas::plan_017(plan, pair, reference),
+                CorrectnessRules::Ragas019 => ragas::plan_019(plan, pair, reference),
+                CorrectnessRules::Ragas04Legacy => ragas::plan_04(Class04::Legacy, plan, pair, reference),
+                CorrectnessRules::Ragas04Collections => {
+                    ragas::plan_04(Class04::Collections, plan, pair, reference)
                 }
-            }
-            sum += self.judging.estimate(&pair.id, &known, &expected);
-        }
-        sum
+            })
+        })
     }
 }
 

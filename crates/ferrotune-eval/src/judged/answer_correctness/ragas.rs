@@ -6,14 +6,14 @@
 use serde_json::Value;
 
 use super::{
-    CorrectnessRules, Counts, Factuality, expected_bytes,
+    Counts, Factuality, expected_bytes,
     langchain::{self, Escape},
     sentences::sentences,
     with_question,
 };
 use crate::{
     Failure, Pair,
-    judge::{Interview, Question, ReplyFormat, Stop, judge_reply},
+    judge::{Conversation, Interview, Plan, Planned, Question, ReplyFormat, Stop, judge_reply},
     judged::{prompt::Prompt, reply::quoted},
 };
 
@@ -78,86 +78,123 @@ pub(super) fn count_017(interview: &Interview<'_>, pair: &Pair, reference: &str)
 }
 
 pub(super) fn count_019(interview: &Interview<'_>, pair: &Pair, reference: &str) -> Result<Factuality, Stop> {
-    let ask = |prompt, text| ask_01(interview, &statements_019(prompt, pair, text), statements_of_019);
-    // Two different kinds of nothing: `None` could not be parsed and is taken for an empty list all the same.
-    let answer = ask(&ANSWER_019, &pair.prediction)?.unwrap_or_default();
-    let truth = ask(&TRUTH_019, reference)?.unwrap_or_default();
+    let answer = statements_019(interview, &ANSWER_019, pair, &pair.prediction)?;
+    let truth = statements_019(interview, &TRUTH_019, pair, reference)?;
+    compare_019(interview, pair, &answer, &truth)
+}
+
+/// The statements of each sentence. What could not be parsed is taken for none.
+fn statements_019(
+    interview: &Interview<'_>,
+    prompt: &Prompt,
+    pair: &Pair,
+    text: &str,
+) -> Result<Vec<Vec<String>>, Stop> {
+    let found = ask_01(interview, &sentences_019(prompt, pair, text), statements_of_019)?;
+    Ok(found.unwrap_or_default())
+}
+
+fn compare_019(
+    interview: &Interview<'_>,
+    pair: &Pair,
+    answer: &[Vec<String>],
+    truth: &[Vec<String>],
+) -> Result<Factuality, Stop> {
     if answer.is_empty() && truth.is_empty() {
         return Ok(Factuality::NothingToCompare);
     }
-    let (answer, truth) = (answer.concat(), truth.concat());
-    let question = classification(pair, &answer, &truth);
+    let question = classification(pair, &answer.concat(), &truth.concat());
     let counts = ask_01(interview, &question, |reply| counts_of(reply, is_dict_of_pydantic_1))?;
     counts.map(Factuality::Counted).ok_or_else(|| nan("classification").into())
 }
 
-pub(super) fn count_04_legacy(
-    interview: &Interview<'_>,
-    pair: &Pair,
-    reference: &str,
-) -> Result<Factuality, Stop> {
-    let (answer, truth) = statements_04(interview, pair, reference)?;
-    if answer.is_empty() && truth.is_empty() {
-        return Ok(Factuality::NothingToCompare);
-    }
-    classify_04(interview, pair, &answer, &truth)
+/// The two classes of 0.4.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class04 {
+    Legacy,
+    Collections,
 }
 
-pub(super) fn count_04_collections(
+pub(super) fn count_04(
+    class: Class04,
     interview: &Interview<'_>,
     pair: &Pair,
     reference: &str,
 ) -> Result<Factuality, Stop> {
-    let (answer, truth) = statements_04(interview, pair, reference)?;
-    if answer.is_empty() || truth.is_empty() {
-        return Ok(Factuality::NothingToCompare);
-    }
-    classify_04(interview, pair, &answer, &truth)
+    let answer = statements_04(interview, &ANSWER_04, pair, &pair.prediction)?;
+    let truth = statements_04(interview, &TRUTH_04, pair, reference)?;
+    compare_04(class, interview, pair, &answer, &truth)
 }
 
 fn statements_04(
     interview: &Interview<'_>,
+    prompt: &Prompt,
     pair: &Pair,
-    reference: &str,
-) -> Result<(Vec<String>, Vec<String>), Stop> {
-    let ask = |prompt: &Prompt, text| -> Result<Vec<String>, Stop> {
-        let question = text_question(prompt, pair, text);
-        ask_04(interview, &question, strings_in("statements"))?.ok_or_else(|| nan(prompt.purpose).into())
-    };
-    Ok((ask(&ANSWER_04, &pair.prediction)?, ask(&TRUTH_04, reference)?))
+    text: &str,
+) -> Result<Vec<String>, Stop> {
+    let found = ask_04(interview, &text_question(prompt, pair, text), strings_in("statements"))?;
+    found.ok_or_else(|| nan(prompt.purpose).into())
 }
 
-fn classify_04(
+fn compare_04(
+    class: Class04,
     interview: &Interview<'_>,
     pair: &Pair,
     answer: &[String],
     truth: &[String],
 ) -> Result<Factuality, Stop> {
+    let (no_answer, no_truth) = (answer.is_empty(), truth.is_empty());
+    let is_perfect = match class {
+        Class04::Legacy => no_answer && no_truth,
+        Class04::Collections => no_answer || no_truth,
+    };
+    if is_perfect {
+        return Ok(Factuality::NothingToCompare);
+    }
     let question = classification(pair, answer, truth);
     let counts = ask_04(interview, &question, |reply| counts_of(reply, is_reasoned_statement))?;
     counts.map(Factuality::Counted).ok_or_else(|| nan("classification").into())
 }
 
-/// Adds the questions that a pair would cost; those about statements are not known before the statements are.
-pub(super) fn plan(
-    rules: CorrectnessRules,
-    pair: &Pair,
-    reference: &str,
-    known: &mut Vec<Question>,
-    expected: &mut Vec<usize>,
-) {
-    match rules {
-        CorrectnessRules::Ragas017 => return known.push(classification_017(pair, reference)),
-        CorrectnessRules::Ragas019 => {
-            known.push(statements_019(&ANSWER_019, pair, &pair.prediction));
-            known.push(statements_019(&TRUTH_019, pair, reference));
+pub(super) fn plan_017(plan: &mut Plan<'_>, pair: &Pair, reference: &str) -> Option<()> {
+    plan.settle(REPAIRS_01, |interview| count_017(interview, pair, reference)).map(|_| ())
+}
+
+pub(super) fn plan_019(plan: &mut Plan<'_>, pair: &Pair, reference: &str) -> Option<()> {
+    let mut statements =
+        |prompt, text| plan.settle(REPAIRS_01, |interview| statements_019(interview, prompt, pair, text));
+    let (answer, truth) = (statements(&ANSWER_019, &pair.prediction)?, statements(&TRUTH_019, reference)?);
+    plan_comparison(plan, REPAIRS_01, (pair, reference), (answer, truth), |interview, answer, truth| {
+        compare_019(interview, pair, &answer, &truth)
+    })
+}
+
+pub(super) fn plan_04(class: Class04, plan: &mut Plan<'_>, pair: &Pair, reference: &str) -> Option<()> {
+    let mut statements =
+        |prompt, text| plan.settle(REPAIRS_04, |interview| statements_04(interview, prompt, pair, text));
+    let (answer, truth) = (statements(&ANSWER_04, &pair.prediction)?, statements(&TRUTH_04, reference)?);
+    plan_comparison(plan, REPAIRS_04, (pair, reference), (answer, truth), |interview, answer, truth| {
+        compare_04(class, interview, pair, &answer, &truth)
+    })
+}
+
+/// The last question, which is not known before the statements of both texts are.
+fn plan_comparison<S>(
+    plan: &mut Plan<'_>,
+    repairs: u32,
+    (pair, reference): (&Pair, &str),
+    statements: (Planned<S>, Planned<S>),
+    compare: impl FnOnce(&Interview<'_>, S, S) -> Result<Factuality, Stop>,
+) -> Option<()> {
+    match statements {
+        (Planned::Known(answer), Planned::Known(truth)) => {
+            plan.settle(repairs, |interview| compare(interview, answer, truth)).map(|_| ())
         }
         _ => {
-            known.push(text_question(&ANSWER_04, pair, &pair.prediction));
-            known.push(text_question(&TRUTH_04, pair, reference));
+            plan.expect(expected_bytes(&CLASSIFICATION, &[&pair.prediction, reference]), repairs);
+            Some(())
         }
     }
-    expected.push(expected_bytes(&CLASSIFICATION, &[&pair.prediction, reference]));
 }
 
 fn classification_017(pair: &Pair, reference: &str) -> Question {
@@ -170,7 +207,7 @@ fn text_question(prompt: &Prompt, pair: &Pair, text: &str) -> Question {
 }
 
 /// Only the sentences that end in a full stop are numbered, each with the space behind it.
-fn statements_019(prompt: &Prompt, pair: &Pair, text: &str) -> Question {
+fn sentences_019(prompt: &Prompt, pair: &Pair, text: &str) -> Question {
     let kept = sentences(text).into_iter().filter(|sentence| sentence.trim().ends_with('.'));
     let numbered: Vec<String> = kept.enumerate().map(|(i, sentence)| format!("{i}:{sentence}")).collect();
     let numbered = numbered.join("\n");
@@ -196,18 +233,22 @@ fn ask_01<T>(
     question: &Question,
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Option<T>, Stop> {
-    let mut reply = interview.ask(question)?.text;
-    for repairs_left in (0..=REPAIRS_01).rev() {
-        if let Some(value) = langchain::parse(&reply, Escape::Kept).as_ref().and_then(&read) {
-            return Ok(Some(value));
+    let found = interview.converse(question, |conversation| {
+        let mut reply = conversation.ask(question)?.text;
+        for repairs_left in (0..=REPAIRS_01).rev() {
+            if let Some(value) = langchain::parse(&reply, Escape::Kept).as_ref().and_then(&read) {
+                return Ok(Ok(value));
+            }
+            conversation.count_unusable();
+            tracing::debug!(reply = quoted(&reply), "not parsed by the rules of ragas 0.1");
+            if repairs_left > 0 {
+                // The prompt and the bad completion are sent back.
+                reply = conversation.ask(&question.continued(&reply, REPAIR_01.to_owned()))?.text;
+            }
         }
-        tracing::debug!(reply = quoted(&reply), "not parsed by the rules of ragas 0.1");
-        if repairs_left > 0 {
-            // The prompt and the bad completion are sent back.
-            reply = interview.ask(&question.continued(&reply, REPAIR_01.to_owned()))?.text;
-        }
-    }
-    Ok(None)
+        Ok(Err(()))
+    })?;
+    Ok(found.ok())
 }
 
 /// The same by the rules of 0.4: a repair is itself a reply of a schema, with repairs of its own, and the text in it is
@@ -217,17 +258,22 @@ fn ask_04<T>(
     question: &Question,
     read: impl Fn(&Value) -> Option<T>,
 ) -> Result<Option<T>, Stop> {
-    let reply = interview.ask(question)?.text;
-    if let Some(value) = parse_04(&reply).as_ref().and_then(&read) {
-        return Ok(Some(value));
-    }
-    let repaired = repair_04(interview, question, &reply, REPAIRS_04)?;
-    Ok(repaired.and_then(|text| langchain::parse(&text, Escape::Removed)).as_ref().and_then(read))
+    let found = interview.converse(question, |conversation| {
+        let reply = conversation.ask(question)?.text;
+        if let Some(value) = parse_04(&reply).as_ref().and_then(&read) {
+            return Ok(Ok(value));
+        }
+        conversation.count_unusable();
+        let repaired = repair_04(conversation, question, &reply, REPAIRS_04)?;
+        let repaired = repaired.and_then(|text| langchain::parse(&text, Escape::Removed));
+        Ok(repaired.as_ref().and_then(&read).ok_or(()))
+    })?;
+    Ok(found.ok())
 }
 
 /// The repaired text, if the judge gives one within so many attempts.
 fn repair_04(
-    interview: &Interview<'_>,
+    conversation: &Conversation<'_>,
     question: &Question,
     reply: &str,
     attempts: u32,
@@ -236,12 +282,13 @@ fn repair_04(
         return Ok(None);
     }
     let question = question.continued(reply, REPAIR_04.to_owned());
-    let reply = interview.ask(&question)?.text;
+    let reply = conversation.ask(&question)?.text;
     let text = |value: &Value| value.get("text")?.as_str().map(str::to_owned);
     if let Some(text) = parse_04(&reply).as_ref().and_then(text) {
         return Ok(Some(text));
     }
-    let repaired = repair_04(interview, &question, &reply, attempts - 1)?;
+    conversation.count_unusable();
+    let repaired = repair_04(conversation, &question, &reply, attempts - 1)?;
     Ok(repaired.and_then(|repaired| langchain::parse(&repaired, Escape::Removed)).as_ref().and_then(text))
 }
 

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Counts, expected_bytes, with_question};
 use crate::{
     Failure, FailureKind, Pair,
-    judge::{Interview, Judging, Question, ReplyFormat, Stop, judge_reply},
+    judge::{Interview, Plan, Planned, Question, ReplyFormat, Stop, judge_reply},
     judged::{prompt::Prompt, reply::read_object},
 };
 
@@ -81,31 +81,32 @@ pub(super) fn count(interview: &Interview<'_>, pair: &Pair, reference: &str) -> 
     interview.ask_for(&classes(pair, &answer, &truth), |reply| read_classes(reply, answer.len(), truth.len()))
 }
 
-/// The questions that [`count`] would ask; the last one depends on the replies to the others, which the cache may have.
-pub(super) fn plan(
-    judging: &Judging,
-    pair: &Pair,
-    reference: &str,
-    known: &mut Vec<Question>,
-    expected: &mut Vec<usize>,
-) {
-    let recall =
-        |question: &Question| judging.recall(&pair.id, question).map(|reply| read_statements(&reply));
-    let truth = question(&REFERENCE, pair, reference);
-    let truth_statements = recall(&truth);
-    known.push(truth);
-    if pair.prediction.trim().is_empty() {
-        return;
+/// Plans the questions that [`count`] would ask; the last one depends on the replies to the others.
+pub(super) fn plan(plan: &mut Plan<'_>, pair: &Pair, reference: &str) -> Option<()> {
+    let reasks = plan.reasks();
+    if reference.trim().is_empty() {
+        return None;
     }
-    let answer = question(&ANSWER, pair, &pair.prediction);
-    let answer_statements = recall(&answer);
-    known.push(answer);
-    match (answer_statements, truth_statements) {
-        (Some(Ok(answer)), Some(Ok(truth))) if !answer.is_empty() && !truth.is_empty() => {
-            known.push(classes(pair, &answer, &truth));
+    let mut statements = |prompt: &Prompt, text: &str| {
+        plan.settle(reasks, |interview| interview.ask_for(&question(prompt, pair, text), read_statements))
+    };
+    let answer = if pair.prediction.trim().is_empty() {
+        Planned::Known(Vec::new())
+    } else {
+        statements(&ANSWER, &pair.prediction)?
+    };
+    match (answer, statements(&REFERENCE, reference)?) {
+        (_, Planned::Known(truth)) if truth.is_empty() => None,
+        (Planned::Known(answer), _) if answer.is_empty() => Some(()),
+        (Planned::Known(answer), Planned::Known(truth)) => {
+            let question = classes(pair, &answer, &truth);
+            let read = |reply: &str| read_classes(reply, answer.len(), truth.len());
+            plan.settle(reasks, |interview| interview.ask_for(&question, read)).map(|_| ())
         }
-        (Some(_), Some(_)) => {}
-        _ => expected.push(expected_bytes(&CLASSES, &[&pair.prediction, reference])),
+        _ => {
+            plan.expect(expected_bytes(&CLASSES, &[&pair.prediction, reference]), reasks);
+            Some(())
+        }
     }
 }
 
