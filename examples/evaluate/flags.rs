@@ -132,7 +132,7 @@ pub(crate) struct JudgeFlags {
     #[arg(long, value_name = "N")]
     pub(crate) judge_max_tokens: Option<u32>,
     /// At which temperature replies are drawn, 0 where absent; `none` sends none, for models that accept none
-    #[arg(long, value_name = "T|none", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) judge_temperature: Option<JudgeTemperature>,
     /// The field that bounds a reply's length; reasoning models want `max_completion_tokens`
     #[arg(long, value_name = "FIELD", value_parser = cli::words(TOKEN_LIMIT_FIELDS))]

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
 
 /// Notes the metrics that found no value, as when all samples failed.
 fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated> {
+    flags.bootstrap().check()?;
     if let Some(samples) = &flags.samples {
         refuse_to_replace(samples, &flags)?;
     }

@@ -1,21 +1,19 @@
-//! `evaluate --pairs`: answers of any origin, judges and baselines.
-
-use std::fs;
+//! `evaluate --pairs`: answers of any origin, and baselines.
 
 use serde_json::{Value, json};
 
 use crate::{documented::check, place::Place};
 
 /// Three answers, the second one wrong.
-const PAIRS: &str = concat!(
+pub(crate) const PAIRS: &str = concat!(
     "{\"id\": 1, \"instruction\": \"Capital of France?\", \"prediction\": \"Paris it is\", \"reference\": \"It is Paris\"}\n",
     "{\"id\": 2, \"instruction\": \"And of Italy?\", \"prediction\": \"Milan\", \"reference\": \"Rome\"}\n",
     "{\"id\": 3, \"instruction\": \"And of Spain?\", \"prediction\": \"Madrid\", \"references\": [\"Madrid\", \"madrid\"]}\n",
 );
 
-const EVALUATE: &str = "evaluate --pairs pairs.jsonl --device cpu";
+pub(crate) const EVALUATE: &str = "evaluate --pairs pairs.jsonl --device cpu";
 
-fn value_of<'r>(found: &'r Value, metric: &str) -> &'r Value {
+pub(crate) fn value_of<'r>(found: &'r Value, metric: &str) -> &'r Value {
     let records = found["metrics"].as_array().expect("a list of records");
     records
         .iter()
@@ -60,27 +58,39 @@ fn what_cannot_be_used_is_counted_where_the_user_says_so() {
     let found = place.succeed(&format!("{EVALUATE} --metrics exact_match --on-failure skip"));
     assert_eq!(value_of(&found, "exact_match")["n_total"], 3);
     assert_eq!((&found["rejected"][0]["line"], &found["rejected"][1]["line"]), (&json!(4), &json!(5)));
+    assert_eq!(value_of(&found, "exact_match")["params"]["lines_left_out"], 2);
+}
+
+#[test]
+fn lines_left_out_of_a_baseline_are_told_like_the_others() {
+    let place = Place::new();
     place.write("pairs.jsonl", PAIRS);
-    let reply = |sample: u8, text: &str| json!({ "sample": sample.to_string(), "purpose": "gpt4_score", "text": text });
-    let replies = [
-        reply(1, "{\"reason\": \"right\", \"score\": 9}"),
-        reply(2, "I would say it is wrong."),
-        reply(2, "As I said."),
-        reply(3, "{\"reason\": \"right\", \"score\": 10}"),
-    ];
-    place.write("replies.jsonl", replies.map(|reply| reply.to_string() + "\n").concat());
-    let line = format!("{EVALUATE} --metrics gpt4_score --judge-replies replies.jsonl");
-    let judged = place.succeed(&format!("{line} --on-failure skip --samples judged.jsonl"));
-    let score = value_of(&judged, "gpt4_score");
-    assert_eq!(
-        (&score["value"], &score["n_failed"], &judged["judge"]["calls"]),
-        (&json!(9.5), &json!(1), &json!(4))
-    );
-    let samples = fs::read_to_string(place.path("judged.jsonl")).expect("samples");
-    assert!(samples.contains("As I said."), "the judge's words stay: {samples}");
-    let estimate = place.succeed(&format!("{line} --dry-run --judge-prompt-price 10 --judge-reply-price 30"));
-    assert_eq!((&estimate["estimate"]["calls"], &estimate["metrics"]), (&json!(3), &json!([])));
-    assert!(estimate["estimate"]["cost_at_most"].as_f64().is_some_and(|cost| cost > 0.0), "{estimate}");
+    place.write("base.jsonl", format!("prose\n{PAIRS}"));
+    let output =
+        place.run(&format!("{EVALUATE} --metrics exact_match --baseline base.jsonl --on-failure skip"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("1 lines of `base.jsonl` were left out, the first, line 1: not JSON"), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&found["baseline_rejected"][0]["line"], &found["rejected"]), (&json!(1), &Value::Null));
+    assert_eq!(found["baseline"][0]["params"]["lines_left_out"], 1);
+}
+
+#[test]
+fn a_limit_keeps_the_first_pairs_that_both_files_have() {
+    let place = Place::new();
+    place.write("pairs.jsonl", PAIRS);
+    let mut lines: Vec<&str> = PAIRS.lines().collect();
+    lines.reverse(); // 3, 2 and no 1
+    place.write("base.jsonl", lines[..2].join("\n"));
+    let found = place.succeed(&format!("{EVALUATE} --metrics exact_match --baseline base.jsonl --limit 1"));
+    let comparison = &found["comparisons"][0];
+    assert_eq!((&comparison["n"], &comparison["n_left_out"]), (&json!(1), &json!(0)), "{found}");
+    for records in ["metrics", "baseline"] {
+        let record = &found[records][0];
+        assert_eq!((&record["n_total"], &record["value"]), (&json!(1), &json!(0.0)), "{records}: sample 2");
+    }
+    let limited = place.succeed(&format!("{EVALUATE} --metrics exact_match --baseline base.jsonl --limit 9"));
+    assert_eq!((&limited["comparisons"][0]["n"], &limited["metrics"][0]["n_total"]), (&json!(2), &json!(2)));
 }
 
 #[test]
@@ -107,28 +117,28 @@ fn bad_pairs_are_refused_as_documented() {
     let good = |place: &Place| place.write("pairs.jsonl", PAIRS);
     check("an unknown metric", good, &format!("{EVALUATE} --metrics bleu,blue"));
     check("a metric without its encoder", good, &format!("{EVALUATE} --metrics semantic_similarity"));
-    check("a judged metric without a judge", good, &format!("{EVALUATE} --metrics gpt4_score"));
     check(
-        "a key that is not there",
-        good,
-        &format!(
-            "{EVALUATE} --metrics gpt4_score --judge-url http://127.0.0.1:9/v1 --judge-model m --judge-key-env NO_SUCH_KEY"
-        ),
+        "a pair with a field twice",
+        second("{\"id\": 2, \"prediction\": \"a\", \"prediction\": \"b\", \"reference\": \"a\"}"),
+        EVALUATE,
     );
-    check(
-        "a judge that answers with prose",
-        |place| {
-            place.write("pairs.jsonl", PAIRS);
-            let reply = json!({ "sample": "1", "purpose": "gpt4_score", "text": "Good." }).to_string();
-            place.write("replies.jsonl", format!("{reply}\n{reply}\n"));
-        },
-        &format!("{EVALUATE} --metrics gpt4_score --judge-replies replies.jsonl"),
-    );
+    check("a pair that is not UTF-8", |place| place.write("pairs.jsonl", b"{\"id\": \"\xff\"}\n"), EVALUATE);
+    check("one resample", good, &format!("{EVALUATE} --resamples 1"));
+    check("a dictionary that no metric uses", good, &format!("{EVALUATE} --metrics bleu --wordnet model"));
+    check("a template for pairs", good, &format!("{EVALUATE} --chat study"));
     check(
         "a baseline that answers other questions",
         |place| {
             place.write("pairs.jsonl", PAIRS);
             place.write("base.jsonl", PAIRS.replace("Rome", "Roma"));
+        },
+        &format!("{EVALUATE} --baseline base.jsonl"),
+    );
+    check(
+        "a baseline that was asked otherwise",
+        |place| {
+            place.write("pairs.jsonl", PAIRS);
+            place.write("base.jsonl", PAIRS.replace("And of Spain?", "Capital of Spain?"));
         },
         &format!("{EVALUATE} --baseline base.jsonl"),
     );

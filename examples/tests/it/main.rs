@@ -12,6 +12,7 @@ mod evaluate;
 mod finetune;
 mod fit;
 mod generate;
+mod judge;
 mod merge;
 mod models;
 mod quantize;

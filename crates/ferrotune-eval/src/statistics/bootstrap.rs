@@ -106,7 +106,11 @@ impl Bootstrap {
             .collect()
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks the settings, which is worth it before what is to be resampled has cost anything.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for too few resamples or a confidence outside 0 to 1.
+    pub fn check(&self) -> Result<()> {
         if !(self.confidence > 0.0 && self.confidence < 1.0) {
             return Err(Error::Setting {
                 option: "confidence",

@@ -170,14 +170,18 @@ impl Needs {
 
     const fn name(self) -> &'static str {
         match self {
-            Self::Judge => "only with a judge (judge.url, judge.local or judge.replies)",
-            Self::JudgeWithCache => "only with a judge and a cache (judge.cache)",
-            Self::Drawing => "only with a judge that draws its replies (judge.url or judge.local)",
-            Self::Paid => "only with a judge whose tokens are counted (judge.url or judge.replies)",
-            Self::JudgeServer => "only with a server that judges (judge.url)",
-            Self::Server => "only with a server (judge.url or judge.embeddings_url)",
-            Self::Embeddings => "only with a server of vectors (judge.embeddings_url)",
-            Self::Anything => "only with a judge or a server of vectors",
+            Self::Judge => "nothing: it concerns only a judge (judge.url, judge.local or judge.replies)",
+            Self::JudgeWithCache => "nothing: it concerns only a judge with a cache (judge.cache)",
+            Self::Drawing => {
+                "nothing: it concerns only a judge that draws its replies (judge.url or judge.local)"
+            }
+            Self::Paid => {
+                "nothing: it concerns only a judge whose tokens are counted (judge.url or judge.replies)"
+            }
+            Self::JudgeServer => "nothing: it concerns only a server that judges (judge.url)",
+            Self::Server => "nothing: it concerns only a server (judge.url or judge.embeddings_url)",
+            Self::Embeddings => "nothing: it concerns only a server of vectors (judge.embeddings_url)",
+            Self::Anything => "nothing: it concerns only a judge or a server of vectors",
         }
     }
 }
