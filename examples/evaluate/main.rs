@@ -85,12 +85,12 @@ fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated
     evaluated.comparisons.iter().for_each(|compared| cli::say(&compared.line()));
     for (name, usage) in [("judge", &evaluated.judge), ("embeddings", &evaluated.embeddings)] {
         if let Some(usage) = usage {
-            cli::say(&format!("{name}: {}", spent(usage)));
+            cli::say(&format!("{name}: {usage}"));
         }
     }
     for (name, estimate) in [("judge", &evaluated.estimate), ("embeddings", &evaluated.embeddings_estimate)] {
         if let Some(estimate) = estimate {
-            cli::say(&format!("{name}: nothing was asked; {}", cost(estimate)));
+            cli::say(&format!("{name}: nothing was asked; {estimate}"));
         }
     }
     for (of, records) in [("", &evaluated.metrics), (" of the baseline", &evaluated.baseline)] {
@@ -155,31 +155,4 @@ fn line(record: &Record) -> String {
         _ => String::new(),
     };
     format!("{metric:<34} {value:>10.4}{interval}  n {n_scored}{failed}{truncated}")
-}
-
-fn spent(usage: &JudgeUsage) -> String {
-    let JudgeUsage { calls, cached, retries, unanswered, unusable, prompt_tokens, completion_tokens, .. } =
-        usage;
-    let least = if usage.uncounted > 0 { "at least " } else { "" };
-    let money = usage
-        .cost
-        .map_or_else(String::new, |cost| format!(", {least}{cost:.4} in the currency of the prices"));
-    format!(
-        "{calls} questions asked ({retries} repeated after faults, {unanswered} without a reply), {cached} known from the cache; \
-         {unusable} replies could not be used; {least}{prompt_tokens} tokens read and {completion_tokens} written{money}"
-    )
-}
-
-fn cost(estimate: &Estimate) -> String {
-    let Estimate { calls, calls_at_most, cached, prompt_tokens, prompt_tokens_at_most, .. } = estimate;
-    let Estimate { completion_tokens_at_most, cost_at_most, .. } = estimate;
-    let money = cost_at_most.map_or_else(
-        || "no price is given".to_owned(),
-        |cost| format!("{cost:.2} at most in the currency of the prices"),
-    );
-    format!(
-        "{calls} questions if every reply can be used and {calls_at_most} at most, of about {prompt_tokens} to \
-         {prompt_tokens_at_most} tokens together, replies of at most {completion_tokens_at_most}, {money}; {cached} are known \
-         already"
-    )
 }

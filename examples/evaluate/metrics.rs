@@ -1,16 +1,8 @@
 //! The metrics that were asked for, with the encoders, dictionaries and judge that they need.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use ferrotune::{
-    Judges,
-    bert::{SentenceEncoder, TokenEncoder},
-    core::Embedder,
-    eval::{
-        Metric, Registry,
-        meteor::{Lexicon, Paraphrases, WordNet},
-    },
-};
+use ferrotune::{MetricTools, Metrics};
 
 use crate::{
     cli,
@@ -20,44 +12,25 @@ use crate::{
 /// Where `cargo xtask setup` puts the sentence encoder.
 const USUAL_EMBEDDER: &str = ".models/all-minilm-l6-v2";
 
-/// Metrics, ready to measure.
-pub(crate) struct Asked {
-    pub(crate) metrics: Vec<Arc<dyn Metric>>,
-    /// Whom some of them ask.
-    pub(crate) judges: Judges,
-}
-
 /// Opens what the metrics need, and nothing else; whatever is lacking is an error.
-pub(crate) fn open(flags: &Flags) -> cli::Result<Asked> {
-    let known = Registry::with_text_metrics()?;
-    // Unknown names first, before a model is loaded for the others.
-    known.resolve(&flags.metrics)?;
+pub(crate) fn open(flags: &Flags) -> cli::Result<Metrics> {
     refuse_what_changes_nothing(flags)?;
-    let compute = flags.compute.resolve()?;
-    let (device, _) = compute;
     let helpers = &flags.helpers;
-    let judges = flags.judges().open(compute, flags.compute.seed, flags.on_failure)?;
-    let mut encoder: Option<Arc<dyn Embedder>> = None;
-    if needs_vectors(flags)
-        && judges.embeddings.is_none()
-        && let Some(folder) = embedder(helpers)
-    {
-        encoder = Some(Arc::new(SentenceEncoder::open(&folder, device)?));
-    }
-    let mut registry = judges.register(known.with_lexicon(&lexicon(helpers)?)?, encoder)?;
-    if needs(flags, "bert_score")
-        && let Some(folder) = embedder(helpers)
-    {
-        let encoder = TokenEncoder::open(&folder, helpers.bert_score_layer, device)?;
-        registry = registry.with_token_encoder(Arc::new(encoder));
-    }
-    let metrics = registry.resolve(&flags.metrics)?;
-    for metric in &metrics {
+    let tools = MetricTools {
+        embedder: embedder(helpers),
+        bert_score_layer: helpers.bert_score_layer,
+        wordnet: helpers.wordnet.clone(),
+        paraphrases: helpers.paraphrases.clone(),
+    };
+    let compute = flags.compute.resolve()?;
+    let (judge, seed) = (flags.judges(), flags.compute.seed);
+    let asked = Metrics::open(&flags.metrics, &tools, &judge, seed, flags.on_failure, compute)?;
+    for metric in &asked.metrics {
         if let Some(reason) = metric.lacking() {
             return Err(cannot_measure(&metric.outputs().join(", "), reason).into());
         }
     }
-    Ok(Asked { metrics, judges })
+    Ok(asked)
 }
 
 /// Whether one of the metrics asked for has this in its name.
@@ -65,15 +38,11 @@ fn needs(flags: &Flags, part: &str) -> bool {
     flags.metrics.split(',').any(|name| name.trim().contains(part))
 }
 
-fn needs_vectors(flags: &Flags) -> bool {
-    needs(flags, "similarity") || needs(flags, "ragas")
-}
-
 /// Refuses flags that none of the metrics asked for would notice.
 fn refuse_what_changes_nothing(flags: &Flags) -> cli::Result<()> {
     let (helpers, judge) = (&flags.helpers, &flags.judge);
     let is_judged = needs(flags, "gpt4_score") || needs(flags, "ragas_answer_correctness");
-    let has_vectors = needs_vectors(flags);
+    let has_vectors = needs(flags, "similarity") || needs(flags, "ragas");
     let bert_score = needs(flags, "bert_score");
     let given = [
         ("--judge-url", judge.judge_url.is_some(), is_judged),
@@ -105,13 +74,6 @@ fn cannot_measure(metric: &str, reason: &str) -> String {
         _ => "",
     };
     format!("`{metric}` cannot be measured: {reason}{remedy}")
-}
-
-fn lexicon(helpers: &HelperFlags) -> cli::Result<Lexicon> {
-    Ok(Lexicon {
-        wordnet: helpers.wordnet.as_deref().map(WordNet::open).transpose()?.map(Arc::new),
-        paraphrases: helpers.paraphrases.as_deref().map(Paraphrases::open).transpose()?.map(Arc::new),
-    })
 }
 
 fn embedder(helpers: &HelperFlags) -> Option<PathBuf> {

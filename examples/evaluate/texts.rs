@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use ferrotune::{
+    Metrics,
     core::digest,
     eval::{
         Dataset, Evaluation, Pair, PairFile, Run, evaluate, read_pairs, rescorable_pairs, sample_lines,
@@ -11,11 +12,7 @@ use ferrotune::{
 };
 use serde::Serialize;
 
-use crate::{
-    Evaluated, cli,
-    flags::Flags,
-    metrics::{self, Asked},
-};
+use crate::{Evaluated, cli, flags::Flags, metrics};
 
 /// Two systems on one metric.
 #[derive(Debug, Serialize)]
@@ -166,7 +163,7 @@ fn truncate(candidate: &mut Texts<'_>, baseline: Option<&mut Texts<'_>>, limit: 
 
 fn measure(
     flags: &Flags,
-    asked: &Asked,
+    asked: &Metrics,
     texts: &Texts<'_>,
     bootstrap: &Bootstrap,
 ) -> cli::Result<Evaluation> {

@@ -1,6 +1,6 @@
 //! What judging costs: counted, and estimated beforehand.
 
-use std::ops::AddAssign;
+use std::{fmt, ops::AddAssign};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,37 @@ pub struct Estimate {
     /// Price, at most; `None` without a price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_at_most: Option<f64>,
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { calls, calls_at_most, cached, prompt_tokens, prompt_tokens_at_most, .. } = self;
+        write!(
+            f,
+            "{calls} questions if every reply can be used and {calls_at_most} at most, of about {prompt_tokens} to \
+             {prompt_tokens_at_most} tokens together, replies of at most {}",
+            self.completion_tokens_at_most
+        )?;
+        match self.cost_at_most {
+            Some(cost) => write!(f, ", {cost:.2} at most in the currency of the prices")?,
+            None => f.write_str(", no price is given")?,
+        }
+        write!(f, "; {cached} are known already")
+    }
+}
+
+impl fmt::Display for JudgeUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { calls, cached, retries, unanswered, unusable, prompt_tokens, completion_tokens, .. } =
+            self;
+        let least = if self.uncounted > 0 { "at least " } else { "" };
+        write!(
+            f,
+            "{calls} questions asked ({retries} repeated after faults, {unanswered} without a reply), {cached} known from the \
+             cache; {unusable} replies could not be used; {least}{prompt_tokens} tokens read and {completion_tokens} written"
+        )?;
+        self.cost.map_or(Ok(()), |cost| write!(f, ", {least}{cost:.4} in the currency of the prices"))
+    }
 }
 
 impl AddAssign for Estimate {

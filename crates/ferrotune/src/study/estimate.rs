@@ -24,18 +24,9 @@ impl fmt::Display for StudyEstimate {
         for (name, count) in documents {
             write!(f, ", {count} documents of {name}")?;
         }
-        let Some(Estimate { calls, prompt_tokens, completion_tokens_at_most, cost_at_most, .. }) = judge
-        else {
-            return write!(f, "; no judge");
-        };
-        write!(
-            f,
-            "; {calls} questions to the judge of about {prompt_tokens} tokens together, replies of at most \
-             {completion_tokens_at_most}"
-        )?;
-        match cost_at_most {
-            Some(cost) => write!(f, ", {cost:.2} at most in the currency of the prices"),
-            None => write!(f, ", no price is given"),
+        match judge {
+            None => write!(f, "; no judge"),
+            Some(judge) => write!(f, "; of the judge {judge}"),
         }
     }
 }

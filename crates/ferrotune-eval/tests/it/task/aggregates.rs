@@ -236,8 +236,8 @@ fn replies(task: &dyn Task, right: fn(&Document) -> String, is_right: fn(&str) -
 }
 
 fn record(scores: &Scores, metric: &str) -> Record {
-    let all = scores.per_document.iter().chain(&scores.aggregates);
-    let found = all.filter(|measurement| measurement.metric == metric).next().unwrap();
+    let mut all = scores.per_document.iter().chain(&scores.aggregates);
+    let found = all.find(|measurement| measurement.metric == metric).unwrap();
     Record::new(&Run::default(), found, &Bootstrap::default(), 0.0).unwrap()
 }
 
