@@ -17,7 +17,7 @@ use ferrotune::{
     adapt,
     adapters::{AdapterWeights, Init, LoraAdapter, LoraConfig},
     core::{Sample, digest},
-    data::{Prepared, Tokenizer},
+    data::{Prepared, Template, Tokenizer},
     evaluation_plan, kind_name,
     tch::{Device, Kind},
     torch::{generator, memory},
@@ -201,8 +201,8 @@ fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalL
         ));
     }
     let bar = prose::tokenization_bar(instructions.records.len())?;
-    let encoding =
-        instructions.encode(tokenizer, positions, &|progress| bar.set_position(progress.done as u64));
+    let encoding = instructions
+        .encode(tokenizer, &Template::Study, positions, &|progress| bar.set_position(progress.done as u64));
     bar.finish_and_clear();
     Ok(encoding?)
 }

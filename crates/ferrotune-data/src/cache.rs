@@ -17,7 +17,7 @@ use std::{
 use ferrotune_core::{Sample, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::{Encoded, Limits, Preamble, Record, template::TEMPLATE};
+use crate::{Encoded, Limits, Preamble, Record};
 
 const MAGIC: &[u8; 8] = b"FTTOKEN1";
 
@@ -64,10 +64,16 @@ pub(crate) struct CacheFile {
 impl CacheFile {
     /// The key covers the text of every record and so everything about the data files that matters: their
     /// bytes, the format they were read in, and their order.
-    pub(crate) fn new(folder: &Path, records: &[Record], tokenizer: &str, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        folder: &Path,
+        records: &[Record],
+        tokenizer: &str,
+        template: &str,
+        limits: &Limits,
+    ) -> Self {
         let Limits { max_seq_length, max_request_tokens } = limits;
         let mut content = format!(
-            "{VERSION}\n{TEMPLATE}\n{tokenizer}\n{max_seq_length} {max_request_tokens}\n{}\n",
+            "{VERSION}\n{template}\n{tokenizer}\n{max_seq_length} {max_request_tokens}\n{}\n",
             records.len()
         )
         .into_bytes();

@@ -128,6 +128,11 @@ impl ChatTemplate {
         Ok(Self { environment, special, fingerprint, path })
     }
 
+    /// The error of a template that cannot be used in this way.
+    pub(crate) fn refusal(&self, problem: &str) -> Error {
+        Error::ChatTemplate { path: self.path.clone(), problem: problem.to_owned() }
+    }
+
     /// The text of a conversation.
     ///
     /// # Errors

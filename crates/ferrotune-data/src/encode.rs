@@ -144,7 +144,8 @@ pub fn encode_text(text: &str, tokenizer: &dyn Tokenize, max_seq_length: usize) 
     Ok(Sample { ids, supervised, truncated })
 }
 
-fn covers(token: &Range<usize>, bytes: &Range<usize>) -> bool {
+/// Whether a token covers at least one of these bytes.
+pub(crate) fn covers(token: &Range<usize>, bytes: &Range<usize>) -> bool {
     token.start.max(bytes.start) < token.end.min(bytes.end)
 }
 

@@ -10,18 +10,20 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use ferrotune_data::{Format, LastBatch, Limits, Strictness, Tokenizer, batches, prepare, read_file};
+//! use ferrotune_data::{Format, LastBatch, Limits, Strictness, Template, Tokenizer, batches, prepare, read_file};
 //!
 //! let (records, report) = read_file(Path::new("alpaca_data.json"), Format::Auto, Strictness::Lenient)?;
 //! println!("{} records, {} dropped", report.kept, report.dropped);
 //! let tokenizer = Tokenizer::from_folder(Path::new("Llama-2-7b-hf"))?;
-//! let prepared = prepare(&records, &tokenizer, &Limits::default(), Some(Path::new("cache")), &|_| {})?;
+//! let cache = Some(Path::new("cache"));
+//! let prepared = prepare(&records, &tokenizer, &Template::Study, &Limits::default(), cache, &|_| {})?;
 //! let plan = batches(&prepared.lengths(), 4, 42, 0, LastBatch::Keep)?;
 //! # Ok::<(), ferrotune_data::Error>(())
 //! ```
 
 mod batch;
 mod cache;
+mod chat_encode;
 mod chat_template;
 mod encode;
 mod error;
@@ -46,5 +48,5 @@ pub use prepare::{Counts, PrepareReport, Prepared, Progress, kept_by_all, prepar
 pub use read::{FileReport, Format, LISTED_REJECTIONS, Reason, Rejection, Strictness, read_file, read_files};
 pub use record::{Origin, Place, Preamble, Record, Turn};
 pub use split::{Split, SplitCounts, SplitSizes, split};
-pub use template::{Rendered, Segment};
+pub use template::{Rendered, Segment, Template};
 pub use tokenizer::Tokenizer;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Encoded, Error, Limits, Record,
     cache::{self, CacheUse},
-    encode,
+    template::Template,
 };
 
 /// The samples of a list of records, with the way back.
@@ -130,15 +130,17 @@ pub struct Progress {
 pub fn prepare(
     records: &[Record],
     tokenizer: &dyn Tokenize,
+    template: &Template,
     limits: &Limits,
     cache_folder: Option<&Path>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Prepared, Error> {
     limits.check()?;
     let (encoded, cache) = match cache_folder {
-        None => (encode_all(records, tokenizer, limits, progress)?, CacheUse::Off),
+        None => (encode_all(records, tokenizer, template, limits, progress)?, CacheUse::Off),
         Some(folder) => {
-            let file = cache::CacheFile::new(folder, records, tokenizer.fingerprint(), limits);
+            let file =
+                cache::CacheFile::new(folder, records, tokenizer.fingerprint(), &template.key(), limits);
             match file.read(records.len()) {
                 Ok(Some(encoded)) => {
                     progress(Progress { done: records.len(), total: records.len() });
@@ -149,7 +151,7 @@ pub fn prepare(
                     if let Some(problem) = &damage {
                         tracing::warn!(file = %file.path().display(), problem, "damaged cache, tokenizing again");
                     }
-                    let encoded = encode_all(records, tokenizer, limits, progress)?;
+                    let encoded = encode_all(records, tokenizer, template, limits, progress)?;
                     let outcome = file.write(&encoded);
                     if let Err(problem) = &outcome {
                         tracing::warn!(file = %file.path().display(), %problem, "cache not written");
@@ -168,7 +170,7 @@ pub fn prepare(
     };
     let mut report = PrepareReport {
         limits: *limits,
-        template: crate::template::TEMPLATE.to_owned(),
+        template: template.key(),
         tokenizer: tokenizer.fingerprint().to_owned(),
         cache,
         ..PrepareReport::default()
@@ -191,6 +193,7 @@ pub fn prepare(
 fn encode_all(
     records: &[Record],
     tokenizer: &dyn Tokenize,
+    template: &Template,
     limits: &Limits,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Encoded>, Error> {
@@ -200,7 +203,7 @@ fn encode_all(
     let results: Vec<Result<Encoded, Error>> = records
         .par_iter()
         .map(|record| {
-            let encoded = encode(record, tokenizer, limits);
+            let encoded = template.encode(record, tokenizer, limits);
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             if done.is_multiple_of(step) && done < total {
                 progress(Progress { done, total });

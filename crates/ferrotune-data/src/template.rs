@@ -8,11 +8,13 @@
 //! {response}<EOS>
 //! ```
 //!
-//! BOS and EOS are ids that [`encode`](crate::encode) places; no text here spells them.
+//! BOS and EOS are ids that [`encode`](fn@encode) places; no text here spells them.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use crate::{Preamble, Record};
+use ferrotune_core::{PromptTemplate as _, Tokenize};
+
+use crate::{ChatTemplate, Encoded, Error, Limits, Preamble, Record, chat_encode, encode, encode_prompt};
 
 /// The sentence between `[INST]` and the request.
 pub const PREAMBLE: &str = "Below is an instruction that describes a task. \
@@ -20,6 +22,59 @@ pub const PREAMBLE: &str = "Below is an instruction that describes a task. \
 
 /// Names the template in cache keys and reports; changes with every change of the text it renders.
 pub const TEMPLATE: &str = "instruction-v1";
+
+/// What records are written in: the study's template, or a checkpoint's own.
+#[derive(Clone, Debug, Default)]
+pub enum Template {
+    /// That of this module.
+    #[default]
+    Study,
+    /// A chat template; BOS and EOS are the template's to spell.
+    Chat(Arc<ChatTemplate>),
+}
+
+impl Template {
+    /// Names it in cache keys and reports, with the digest of a chat template.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Study => TEMPLATE.to_owned(),
+            Self::Chat(template) => format!("chat template {}", template.fingerprint()),
+        }
+    }
+
+    /// Encodes one record.
+    ///
+    /// By a chat template the whole conversation is tokenized once; the model's turns with what ends them are supervised.
+    /// BOS is put before the text unless the template did, EOS after it only if the template writes nothing after an
+    /// answer. What spells a special token is that token, in the records' texts too, as in transformers.
+    ///
+    /// # Errors
+    /// As [`encode`](fn@encode); [`Error::ChatTemplate`] for a template that refuses the conversation, or writes its beginning
+    /// differently once it goes on.
+    pub fn encode(
+        &self,
+        record: &Record,
+        tokenizer: &dyn Tokenize,
+        limits: &Limits,
+    ) -> Result<Encoded, Error> {
+        match self {
+            Self::Study => encode(record, tokenizer, limits),
+            Self::Chat(template) => chat_encode::encode(record, template, tokenizer, limits),
+        }
+    }
+
+    /// The ids a model is given to answer a record's last request.
+    ///
+    /// # Errors
+    /// As [`encode_prompt`](fn@encode_prompt); [`Error::ChatTemplate`].
+    pub fn encode_prompt(&self, record: &Record, tokenizer: &dyn Tokenize) -> Result<Vec<u32>, Error> {
+        match self {
+            Self::Study => encode_prompt(record, tokenizer),
+            Self::Chat(template) => chat_encode::encode_prompt(record, template, tokenizer),
+        }
+    }
+}
 
 /// A record as text: one segment for each turn, each ended by EOS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +120,7 @@ pub fn render(record: &Record) -> Rendered {
 
 /// The text of a record up to where the model answers its last request: that response is left out.
 ///
-/// The last segment ends with the blank line after `[/INST]`; see [`encode_prompt`](crate::encode_prompt) for
+/// The last segment ends with the blank line after `[/INST]`; see [`encode_prompt`](fn@encode_prompt) for
 /// how its ids relate to those of the whole record.
 #[must_use]
 pub fn render_prompt(record: &Record) -> Rendered {

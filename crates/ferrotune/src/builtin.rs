@@ -11,7 +11,7 @@ use crate::{
     AutoCausalLm, BaseConfig, Compute, DataConfig, Error, LoadOptions, MeasureConfig, Result, ScoredModel,
     demo::{self, Family, World, recipe},
     grow,
-    study::{AdapterConfig, Interaction, ModelConfig, RouterAuxLoss, Study},
+    study::{AdapterConfig, Interaction, ModelConfig, ModelTemplate, RouterAuxLoss, Study},
 };
 
 /// Writes the built-in data into `folder`, grows both base models there, checks that they know what they were told,
@@ -71,6 +71,7 @@ pub fn builtin(
                  any question",
                 pages.len()
             )),
+            template: ModelTemplate::Study,
         });
     }
     let recipe::Adapter { rank, alpha, dropout, target_modules } = recipe::ADAPTER;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ferrotune_core::Sample;
 use ferrotune_data::{
     FileReport, Format, LastBatch, Limits, Prepared, Progress, Record, Split, SplitSizes, Strictness,
-    Tokenizer, batches, evaluation_batches, kept_by_all, prepare, read_files, split,
+    Template, Tokenizer, batches, evaluation_batches, kept_by_all, prepare, read_files, split,
 };
 use serde::{Deserialize, Serialize};
 
@@ -137,13 +137,14 @@ impl Instructions {
         &self.config
     }
 
-    /// Encodes all records for a model with this many positions.
+    /// Encodes all records, written in a template, for a model with this many positions.
     ///
     /// # Errors
     /// What encoding gives.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
+        template: &Template,
         max_positions: i64,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Prepared> {
@@ -151,7 +152,7 @@ impl Instructions {
             max_seq_length: self.config.max_seq_length.min(max_positions as usize),
             max_request_tokens: self.config.max_request_tokens,
         };
-        Ok(prepare(&self.records, tokenizer, &limits, self.config.cache.as_deref(), progress)?)
+        Ok(prepare(&self.records, tokenizer, template, &limits, self.config.cache.as_deref(), progress)?)
     }
 
     /// Deals the records that every encoding kept, so that models which are compared see the same ones. Positions are

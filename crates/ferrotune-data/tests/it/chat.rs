@@ -1,12 +1,14 @@
 //! Chat templates against transformers, and folders that have none or a broken one.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use ferrotune_core::{Message, PromptTemplate as _, Role, Tokenize as _};
-use ferrotune_data::{ChatTemplate, Error, GenerationPrompt, StudyTemplate, Tokenizer};
+use ferrotune_data::{
+    ChatTemplate, Encoded, Error, GenerationPrompt, Limits, Record, StudyTemplate, Template, Tokenizer, Turn,
+};
 use serde_json::{Value, json};
 
-use crate::inputs::shared;
+use crate::inputs::{golden_json, sentencepiece, shared};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../golden/chat/chat.json")).unwrap()
@@ -143,4 +145,124 @@ fn spelt_special_tokens_are_ids_in_markup_and_text_elsewhere() {
         let ids = tokenizer.encode(text).unwrap().ids;
         assert!(ids.iter().all(|id| *id > 2), "{text}: {ids:?}");
     }
+}
+
+/// The special tokens of the LLaMA-shaped tokenizer.
+fn special() -> BTreeMap<String, String> {
+    [("bos_token", "<s>"), ("eos_token", "</s>")]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .into()
+}
+
+fn chat(source: &str) -> Template {
+    Template::Chat(Arc::new(ChatTemplate::new(source, special()).unwrap()))
+}
+
+fn record(turns: &[[&str; 2]]) -> Record {
+    let turn =
+        |[request, response]: &[&str; 2]| Turn { request: (*request).into(), response: (*response).into() };
+    Record { turns: turns.iter().map(turn).collect(), ..Record::new("", "", 1) }
+}
+
+/// The ids and the text that is learnt, turns parted by a bar.
+fn learnt(template: &Template, record: &Record) -> (Vec<u32>, String) {
+    let tokenizer = sentencepiece();
+    let Encoded::Kept(sample) = template.encode(record, &tokenizer, &Limits::default()).unwrap() else {
+        panic!("left out")
+    };
+    let mut text = String::new();
+    let mut turn = Vec::new();
+    for (place, &id) in sample.ids.iter().enumerate() {
+        if sample.supervised[place] {
+            turn.push(id);
+        }
+        if !turn.is_empty() && !sample.supervised.get(place + 1).copied().unwrap_or(false) {
+            let end = if turn.last() == tokenizer.special().eos.as_ref() { "</s>" } else { "" };
+            text.push_str(&format!("{}{end}|", tokenizer.decode(&turn).unwrap()));
+            turn.clear();
+        }
+    }
+    (sample.ids, text)
+}
+
+#[test]
+fn records_become_the_ids_that_transformers_marks_as_the_models() {
+    let golden: Value = golden_json("chat/encode.json");
+    let tokenizer = sentencepiece();
+    for case in golden["cases"].as_array().unwrap() {
+        let name = case["template"].as_str().unwrap();
+        let template = chat(golden["templates"][name].as_str().unwrap());
+        let turns: Vec<[String; 2]> = serde_json::from_value(case["turns"].clone()).unwrap();
+        let turns: Vec<[&str; 2]> = turns.iter().map(|[a, b]| [a.as_str(), b.as_str()]).collect();
+        let record = record(&turns);
+        let Encoded::Kept(sample) = template.encode(&record, &tokenizer, &Limits::default()).unwrap() else {
+            panic!("{name}: left out")
+        };
+        assert_eq!(json!(sample.ids), case["ids"], "{name}");
+        let mask: Vec<u8> = sample.supervised.iter().map(|&is| u8::from(is)).collect();
+        assert_eq!(json!(mask), case["mask"], "{name}");
+        assert_eq!(json!(template.encode_prompt(&record, &tokenizer).unwrap()), case["prompt"], "{name}");
+    }
+}
+
+#[test]
+fn answers_are_learnt_with_what_ends_them() {
+    let two = record(&[["One?", "Yes."], ["Two?", "No."]]);
+    let chatml = "{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]\n{% endfor %}\
+                  {% if add_generation_prompt %}[assistant]{% endif %}";
+    let (ids, text) = learnt(&chat(chatml), &two);
+    assert_eq!(text, "Yes.[end]|No.[end]|");
+    // BOS stands before a text whose template writes none, and nothing after the last turn's end.
+    assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 1);
+    assert_eq!(ids[0], 1);
+    let spelling = format!("{{{{ bos_token }}}}{chatml}");
+    assert_eq!(learnt(&chat(&spelling), &two), (ids, text));
+    // A template that ends no turn leaves the end to EOS.
+    let bare = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}\
+                {% if add_generation_prompt %}assistant: {% endif %}";
+    let (ids, text) = learnt(&chat(bare), &record(&[["One?", " Yes. "]]));
+    assert_eq!((text.as_str(), ids.last()), ("Yes.</s>|", Some(&2)));
+}
+
+#[test]
+fn a_system_message_reaches_every_template() {
+    let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}";
+    let refusing = format!(
+        "{{% if messages[0].role == 'system' %}}{{{{ raise_exception('none') }}}}{{% endif %}}{turns}"
+    );
+    let dropping = turns.replace("messages %}", "messages if m.role != 'system' %}");
+    let mut record = record(&[["Why?", "So."]]);
+    record.system = Some("Be brief.".to_owned());
+    let tokenizer = sentencepiece();
+    for (source, expected) in [
+        (turns, "<system>Be brief.</system><user>Why?</user>"),
+        (&refusing, "<user>Be brief.\n\nWhy?</user>"),
+        (&dropping, "<user>Be brief.\n\nWhy?</user>"),
+    ] {
+        let ids = chat(source).encode_prompt(&record, &tokenizer).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_template_whose_turns_cannot_be_told_apart_is_refused() {
+    let counting = "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+    let refused = chat(counting).encode(&record(&[["Why?", "So."]]), &sentencepiece(), &Limits::default());
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("turns cannot be told"), "{message}");
+}
+
+#[test]
+fn long_conversations_lose_their_end_and_long_requests_are_left_out() {
+    let template = chat("{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}");
+    let (tokenizer, record) = (sentencepiece(), record(&[["Why is that so?", "It is so because it is."]]));
+    let encode = |max_seq_length, max_request_tokens| {
+        template.encode(&record, &tokenizer, &Limits { max_seq_length, max_request_tokens }).unwrap()
+    };
+    let Encoded::Kept(whole) = encode(1000, 1000) else { panic!("left out") };
+    let Encoded::Kept(cut) = encode(whole.ids.len() - 3, 1000) else { panic!("left out") };
+    assert!(cut.truncated && !whole.truncated && whole.ids.starts_with(&cut.ids));
+    assert_eq!(encode(3, 1000), Encoded::NothingSupervised);
+    let tokens = tokenizer.encode("Why is that so?").unwrap().ids.len();
+    assert_eq!(encode(1000, tokens), Encoded::RequestTooLong(tokens));
 }

@@ -11,7 +11,7 @@ use std::{
 
 use ferrotune_core::{BoxError, Encoding, SpecialTokens, Tokenize};
 use ferrotune_data::{
-    CacheUse, Encoded, Limits, Prepared, Progress, Record, Tokenizer, encode, kept_by_all, prepare,
+    CacheUse, Encoded, Limits, Prepared, Progress, Record, Template, Tokenizer, encode, kept_by_all, prepare,
 };
 
 use crate::inputs::sentencepiece;
@@ -32,7 +32,7 @@ const LIMITS: Limits = Limits { max_seq_length: 150, max_request_tokens: 256 };
 fn quiet(_: Progress) {}
 
 fn run(cache: Option<&Path>) -> Prepared {
-    prepare(&records(), &sentencepiece(), &LIMITS, cache, &quiet).unwrap()
+    prepare(&records(), &sentencepiece(), &Template::Study, &LIMITS, cache, &quiet).unwrap()
 }
 
 #[test]
@@ -62,8 +62,10 @@ fn samples_come_in_record_order_and_everything_is_counted() {
 #[test]
 fn progress_ends_at_the_total() {
     let seen = Mutex::new(Vec::new());
-    prepare(&records(), &sentencepiece(), &LIMITS, None, &|progress| seen.lock().unwrap().push(progress))
-        .unwrap();
+    prepare(&records(), &sentencepiece(), &Template::Study, &LIMITS, None, &|progress| {
+        seen.lock().unwrap().push(progress)
+    })
+    .unwrap();
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen.last(), Some(&Progress { done: 10, total: 10 }));
     assert!(seen.iter().all(|progress| progress.total == 10 && progress.done <= 10));
@@ -105,7 +107,7 @@ fn a_cache_gives_the_same_samples_without_tokenizing() {
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 1, "a temporary file was left");
 
     let tokenizer = Counting(sentencepiece(), AtomicUsize::new(0));
-    let second = prepare(&records(), &tokenizer, &LIMITS, Some(&cache), &quiet).unwrap();
+    let second = prepare(&records(), &tokenizer, &Template::Study, &LIMITS, Some(&cache), &quiet).unwrap();
     assert_eq!(tokenizer.1.load(Ordering::Relaxed), 0);
     assert_eq!(second.report.cache, CacheUse::Read { file: file.clone() });
     for with in [first, second] {
@@ -129,14 +131,19 @@ fn whatever_changes_the_samples_changes_the_file() {
     let mut unframed = base.clone();
     unframed[1].preamble = ferrotune_data::Preamble::Omitted;
     for (made, list) in [&base, &shorter, &shifted, &with_system, &unframed].into_iter().enumerate() {
-        prepare(list, &sentencepiece(), &LIMITS, Some(folder.path()), &quiet).unwrap();
+        prepare(list, &sentencepiece(), &Template::Study, &LIMITS, Some(folder.path()), &quiet).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), made + 1);
     }
     for limits in [Limits { max_seq_length: 151, ..LIMITS }, Limits { max_request_tokens: 255, ..LIMITS }] {
-        prepare(&base, &sentencepiece(), &limits, Some(folder.path()), &quiet).unwrap();
+        prepare(&base, &sentencepiece(), &Template::Study, &limits, Some(folder.path()), &quiet).unwrap();
     }
-    prepare(&base, &crate::inputs::byte_level(), &LIMITS, Some(folder.path()), &quiet).unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 8);
+    prepare(&base, &crate::inputs::byte_level(), &Template::Study, &LIMITS, Some(folder.path()), &quiet)
+        .unwrap();
+    let turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}";
+    let chat = ferrotune_data::ChatTemplate::new(turns, std::collections::BTreeMap::new()).unwrap();
+    let chat = Template::Chat(std::sync::Arc::new(chat));
+    prepare(&base, &sentencepiece(), &chat, &LIMITS, Some(folder.path()), &quiet).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 9);
 }
 
 #[test]
@@ -183,7 +190,8 @@ fn a_cache_that_cannot_be_written_costs_a_warning_only() {
 #[test]
 fn records_kept_under_every_tokenizer_are_the_common_ones() {
     let strict = Limits { max_request_tokens: 6, ..LIMITS };
-    let (loose, tight) = (run(None), prepare(&records(), &sentencepiece(), &strict, None, &quiet).unwrap());
+    let (loose, tight) =
+        (run(None), prepare(&records(), &sentencepiece(), &Template::Study, &strict, None, &quiet).unwrap());
     assert_eq!(kept_by_all(&[&loose]), loose.records);
     let common = kept_by_all(&[&loose, &tight]);
     assert!(

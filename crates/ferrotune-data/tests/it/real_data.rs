@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use ferrotune_core::{Tokenize as _, digest};
 use ferrotune_data::{
-    Encoded, Format, Limits, Record, Split, Strictness, Tokenizer, encode, encode_prompt, prepare, read_file,
+    Encoded, Format, Limits, Record, Split, Strictness, Template, Tokenizer, encode, encode_prompt, prepare,
+    read_file,
 };
 use serde::Deserialize;
 
@@ -127,7 +128,7 @@ fn the_trained_checkpoints_tokenizer_serves_a_whole_run() {
     assert_eq!(tokenizer.vocabulary_size(), 2048);
     let (records, _) = read_file(&shared.join("alpaca-999.json"), Format::Auto, Strictness::Strict).unwrap();
     let limits = Limits { max_seq_length: 512, ..Limits::default() };
-    let prepared = prepare(&records, &tokenizer, &limits, None, &|_| {}).unwrap();
+    let prepared = prepare(&records, &tokenizer, &Template::Study, &limits, None, &|_| {}).unwrap();
     let counts = prepared.report.total;
     assert_eq!(counts.kept + counts.request_too_long + counts.nothing_supervised, 999);
     assert!(counts.truncated > 0 && prepared.lengths().iter().all(|&length| length <= 512));

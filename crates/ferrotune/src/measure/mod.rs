@@ -7,7 +7,7 @@ mod progress;
 use std::{collections::HashMap, path::Path, time::Instant};
 
 use ferrotune_core::{GenerationLimits, Sample, Tokenize};
-use ferrotune_data::{Record as DataRecord, encode_prompt};
+use ferrotune_data::{Record as DataRecord, Template};
 use ferrotune_eval::{
     Existing, Measurement, Metric, Pair, Record, Run, SampleLine,
     judge::{Estimate, JudgeUsage},
@@ -43,6 +43,8 @@ pub struct Subject<'a, T> {
     pub model: &'a dyn CausalLm,
     /// Its tokenizer.
     pub tokenizer: &'a T,
+    /// What its requests are written in.
+    pub template: &'a Template,
     /// Held-out records.
     pub records: &'a [&'a DataRecord],
     /// Their encodings.
@@ -204,7 +206,7 @@ impl Measure {
         let prompts = subject
             .records
             .iter()
-            .map(|record| encode_prompt(record, subject.tokenizer))
+            .map(|record| subject.template.encode_prompt(record, subject.tokenizer))
             .collect::<Result<Vec<_>, _>>()?;
         let limits = GenerationLimits {
             max_new_tokens: self.config.max_new_tokens,

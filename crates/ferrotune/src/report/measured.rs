@@ -43,7 +43,8 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Cell {
     text: String,
-    note: String,
+    /// Each a line below.
+    notes: Vec<String>,
     measured: bool,
 }
 
@@ -127,10 +128,9 @@ fn tables<'a>(
                         .iter()
                         .flat_map(|model| cells(&of_model(model)[i], model.runs, below))
                         .collect();
-                    let reason =
-                        cells.iter().find(|cell| !cell.note.is_empty()).map(|cell| cell.note.clone());
+                    let reason = cells.iter().find_map(|cell| cell.notes.first().cloned());
                     let uniform = cells.iter().all(|cell| {
-                        !cell.measured && (cell.note.is_empty() || Some(&cell.note) == reason.as_ref())
+                        !cell.measured && (cell.notes.is_empty() || cell.notes.first() == reason.as_ref())
                     });
                     Row {
                         label: row.label.clone(),
@@ -152,14 +152,13 @@ fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
     let scored = |samples: Option<Scored>| samples.map(|s| format!("{} of {} scored", s.scored, s.total));
     let absent = |why: &Option<String>| Cell {
         text: NOT_MEASURED.to_owned(),
-        note: why.clone().unwrap_or_default(),
+        notes: why.iter().cloned().collect(),
         measured: false,
     };
     let base = match &metric.base {
         Some(value) => {
-            let notes: Vec<String> =
-                own(metric.base_ci95).into_iter().chain(scored(metric.base_scored)).collect();
-            Cell { text: decimal(value.mean, METRIC), note: notes.join("; "), measured: true }
+            let notes = own(metric.base_ci95).into_iter().chain(scored(metric.base_scored)).collect();
+            Cell { text: decimal(value.mean, METRIC), notes, measured: true }
         }
         None => absent(&metric.base_not_measured),
     };
@@ -176,7 +175,7 @@ fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
                 notes.push(format!("{} of {runs} runs", spread.runs));
             }
             notes.extend(scored(metric.fine_tuned_scored));
-            Cell { text: decimal(spread.mean, METRIC), note: notes.join("; "), measured: true }
+            Cell { text: decimal(spread.mean, METRIC), notes, measured: true }
         }
         None => absent(&metric.fine_tuned_not_measured),
     };
@@ -184,18 +183,14 @@ fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
         Some(change) => {
             let marks = MARK.repeat(metric.compared.map_or(0, |compared| compared.marks));
             let text = format!("{}{marks}", signed(change, METRIC));
-            let note = match metric.compared {
-                Some(compared) if compared.runs > 1 => {
-                    format!("{} of {} runs differ", compared.significant, compared.runs)
-                }
-                _ => String::new(),
-            };
-            Cell { text, note, measured: true }
+            let several = metric.compared.filter(|compared| compared.runs > 1);
+            let differ = several.map(|found| format!("{} of {} runs differ", found.significant, found.runs));
+            Cell { text, notes: differ.into_iter().collect(), measured: true }
         }
         None if metric.base.is_some() && metric.fine_tuned.is_some() => {
-            Cell { text: "undefined".to_owned(), note: String::new(), measured: true }
+            Cell { text: "undefined".to_owned(), notes: Vec::new(), measured: true }
         }
-        None => Cell { text: NOT_MEASURED.to_owned(), note: String::new(), measured: false },
+        None => Cell { text: NOT_MEASURED.to_owned(), notes: Vec::new(), measured: false },
     };
     [base, fine_tuned, change]
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ferrotune_adapters::LoraAdapter;
 use ferrotune_core::{Sample, Tokenize as _, digest};
-use ferrotune_data::{Record as DataRecord, Split, template};
+use ferrotune_data::{Record as DataRecord, Split};
 use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
 use ferrotune_nn::{CausalLm, Frozen};
 use ferrotune_trainer::{
@@ -96,6 +96,7 @@ impl Bench<'_> {
             name: model.name.clone(),
             family: self.contestant.family(),
             origin: model.origin.clone().unwrap_or(name),
+            template: self.contestant.template_results(),
             base_sha256: base_sha256.clone(),
             tokenizer_sha256: tokenizer.fingerprint().to_owned(),
             parameters,
@@ -126,7 +127,7 @@ impl Bench<'_> {
         let benchmarks = measured.benchmarks.into_iter();
         Evaluated {
             contestant: Contestant { model: self.contestant.model.name.clone(), seed },
-            tokenizer: self.contestant.tokenizer.fingerprint().to_owned(),
+            tokens: format!("{} {}", self.contestant.tokenizer.fingerprint(), self.contestant.template.key()),
             measurements: measured.measurements,
             // A benchmark's first measurement is its own; the others are other views of the same documents.
             benchmarks: benchmarks.filter_map(|outcome| outcome.measurements.into_iter().next()).collect(),
@@ -147,6 +148,7 @@ impl Bench<'_> {
         let subject = Subject {
             model: lm,
             tokenizer: &self.contestant.tokenizer,
+            template: &self.contestant.template,
             records: &held_out.records,
             samples: &held_out.samples,
             styles: &self.contestant.styles,
@@ -259,7 +261,7 @@ impl Bench<'_> {
                 sha256: hashes.join(" "),
                 n_rows: held_out.records.len(),
             },
-            template_sha: Some(digest::of_bytes(template::TEMPLATE.as_bytes())),
+            template_sha: Some(self.contestant.template_results().sha256),
             seed: tuned.map_or(0, |(seed, _)| seed),
         }
     }

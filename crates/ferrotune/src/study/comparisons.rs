@@ -16,8 +16,8 @@ const RESAMPLES: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Evaluated {
     pub(super) contestant: Contestant,
-    /// Identifies the tokenizer: losses per token are comparable only under one.
-    pub(super) tokenizer: String,
+    /// Identifies tokenizer and template: losses per token are comparable only where the tokens are the same.
+    pub(super) tokens: String,
     /// The metrics on held-out records.
     pub(super) measurements: Vec<Measurement>,
     /// The benchmarks, one measurement each.
@@ -56,7 +56,7 @@ pub(super) fn all(evaluated: &[Evaluated], seed: u64) -> Result<Vec<StudyCompari
                 (&other.metric, &other.variant) == (&measurement.metric, &measurement.variant)
             };
             let Some(other) = second.all().find(same) else { continue };
-            if first.tokenizer != second.tokenizer && is_per_token(measurement) {
+            if first.tokens != second.tokens && is_per_token(measurement) {
                 continue;
             }
             match compare(measurement, other, &bootstrap) {
@@ -102,7 +102,7 @@ mod tests {
         let pairs: Vec<Pair> = (0..40).map(|i| Pair::new(i.to_string(), answer(i), "yes")).collect();
         Evaluated {
             contestant: Contestant { model: model.to_owned(), seed },
-            tokenizer: "shared".to_owned(),
+            tokens: "shared".to_owned(),
             measurements: RawExactMatch::default().measure(&pairs).unwrap(),
             benchmarks: Vec::new(),
         }
@@ -140,13 +140,13 @@ mod tests {
     #[test]
     fn losses_under_different_tokenizers_are_not_compared_across_families() {
         let mut field = [evaluated("A", Some(1), 3), evaluated("B", Some(1), 4)];
-        field[1].tokenizer = "another".to_owned();
+        field[1].tokens = "another".to_owned();
         assert_eq!(all(&field, 7).unwrap().len(), 1);
         for evaluation in &mut field {
             evaluation.measurements[0].metric = "perplexity".to_owned();
         }
         assert!(all(&field, 7).unwrap().is_empty());
-        field[1].tokenizer = field[0].tokenizer.clone();
+        field[1].tokens = field[0].tokens.clone();
         assert_eq!(all(&field, 7).unwrap().len(), 1);
     }
 }

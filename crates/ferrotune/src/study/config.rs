@@ -116,6 +116,20 @@ pub struct ModelConfig {
     /// How it came to be, for the report; the folder's name where absent.
     #[serde(default)]
     pub origin: Option<String>,
+    /// What its records and held-out requests are written in.
+    #[serde(default)]
+    pub template: ModelTemplate,
+}
+
+/// What the records of a model are written in, when it trains and when it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelTemplate {
+    /// The study's template, for base checkpoints. Benchmarks are asked in plain text.
+    #[default]
+    Study,
+    /// The checkpoint's own chat template, for instruct checkpoints. Benchmarks go through it too.
+    Chat,
 }
 
 /// The study's adapter: LoRA of rank 64, alpha 16, dropout 0.1 on `q_proj` and `v_proj`.

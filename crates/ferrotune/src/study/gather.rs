@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrotune_data::{Split, template};
+use ferrotune_data::Split;
 use ferrotune_eval::{FailureKind, Measurement, Record};
 use ferrotune_trainer::{Finished, LogRow};
 
@@ -158,7 +158,6 @@ pub(super) fn data(instructions: &Instructions, split: &Split) -> DataResults {
         files: instructions.reports.iter().map(file).collect(),
         split: split.counts(),
         split_seed: instructions.config().split_seed,
-        template: template::TEMPLATE.to_owned(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! A model of a study, opened before anything runs.
 
-use ferrotune_core::Tokenize as _;
-use ferrotune_data::{Prepared as Encoding, Tokenizer};
+use std::sync::Arc;
+
+use ferrotune_core::{PromptTemplate as _, Tokenize as _, digest};
+use ferrotune_data::{ChatTemplate, Prepared as Encoding, Template, Tokenizer, template};
 use ferrotune_eval::task::PromptStyle;
 
-use super::{Interaction, ModelConfig};
+use super::{Interaction, ModelConfig, ModelTemplate, TemplateResults};
 use crate::{Architecture, AutoCausalLm, Benchmark, Chat, Error, Instructions, Measure, PromptText, Result};
 
 /// A model of the study, opened and with its records encoded.
@@ -15,6 +17,8 @@ pub(super) struct Opened<'s> {
     pub(super) tokenizer: Tokenizer,
     pub(super) encoding: Encoding,
     pub(super) base_sha256: String,
+    /// What the records are written in for this model.
+    pub(super) template: Template,
     /// For each benchmark how its questions are written for this model.
     pub(super) styles: Vec<(PromptStyle, PromptText)>,
 }
@@ -43,16 +47,35 @@ impl<'s> Opened<'s> {
                 model.name
             ));
         }
-        let encoding = instructions.encode(&tokenizer, positions, &|_| {})?;
+        let template = written_in(model)?;
+        let encoding = instructions.encode(&tokenizer, &template, positions, &|_| {})?;
         let counts = encoding.report.total;
         interaction.say(&format!(
             "{}: {} records encoded, {} of them cut; left out: {} with a long request, {} with nothing to learn from",
             model.name, counts.kept, counts.truncated, counts.request_too_long, counts.nothing_supervised
         ));
-        let style = |benchmark: &Benchmark| benchmark.style(&model.path, Chat::None);
+        let usual = match template {
+            Template::Study => Chat::None,
+            Template::Chat(_) => Chat::Template,
+        };
+        let style = |benchmark: &Benchmark| benchmark.style(&model.path, usual);
         let styles = measure.benchmarks().iter().map(style).collect::<Result<_>>()?;
         let base_sha256 = crate::weights_digest(&model.path)?;
-        Ok(Self { model, folder, tokenizer, encoding, base_sha256, styles })
+        Ok(Self { model, folder, tokenizer, encoding, base_sha256, template, styles })
+    }
+
+    /// The template, for the results.
+    pub(super) fn template_results(&self) -> TemplateResults {
+        match &self.template {
+            Template::Study => TemplateResults {
+                name: format!("the study's, {}", template::TEMPLATE),
+                sha256: digest::of_bytes(template::TEMPLATE.as_bytes()),
+            },
+            Template::Chat(template) => TemplateResults {
+                name: "the checkpoint's own chat template".to_owned(),
+                sha256: template.fingerprint().to_owned(),
+            },
+        }
     }
 
     pub(super) fn family(&self) -> String {
@@ -64,5 +87,26 @@ impl<'s> Opened<'s> {
             },
         }
         .to_owned()
+    }
+}
+
+/// What a model's records are written in.
+fn written_in(model: &ModelConfig) -> Result<Template> {
+    match model.template {
+        ModelTemplate::Study => Ok(Template::Study),
+        ModelTemplate::Chat => match ChatTemplate::open(&model.path)? {
+            Some(template) => Ok(Template::Chat(Arc::new(template))),
+            None => Err(Error::Setting {
+                setting: "models.template",
+                found: format!(
+                    "chat for `{}`, and `{}` has no chat template",
+                    model.name,
+                    model.path.display()
+                ),
+                expected: "study, or a checkpoint with chat_template.jinja or chat_template in \
+                           tokenizer_config.json"
+                    .to_owned(),
+            }),
+        },
     }
 }

@@ -143,8 +143,6 @@ pub struct DataResults {
     pub split: SplitCounts,
     /// The seed of the split.
     pub split_seed: u64,
-    /// The template's name.
-    pub template: String,
 }
 
 /// A data file.
@@ -171,6 +169,9 @@ pub struct ModelResults {
     pub family: String,
     /// How the base came to be, in a sentence: a folder's name, or how it was grown.
     pub origin: String,
+    /// What its records are written in.
+    #[serde(default)]
+    pub template: TemplateResults,
     /// Hash of the base weights.
     pub base_sha256: String,
     /// Hash of the tokenizer.
@@ -192,6 +193,15 @@ pub struct ModelResults {
     pub runs: Vec<RunResults>,
     /// Answers to the same held-out questions, before and after (first seed), for a reader to judge.
     pub answers: Vec<Answer>,
+}
+
+/// What a model's records are written in, when it trains and when it answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateResults {
+    /// Whose it is.
+    pub name: String,
+    /// Hash of it: of the study's, of its name.
+    pub sha256: String,
 }
 
 /// What encoding did with the records of all parts.

@@ -11,6 +11,7 @@ use ferrotune::{
     study::{
         Answer, BenchmarkResults, CurvePoint, DataFile, DataResults, EncodingCounts, Environment,
         FailureCount, JudgeResults, ModelResults, Overfitting, RunResults, StudyComparison, StudyResults,
+        TemplateResults,
     },
 };
 use serde_json::{Value, json};
@@ -161,6 +162,10 @@ fn model(name: &str, family: &str, overfits: bool, shift: f64) -> ModelResults {
         name: name.to_owned(),
         family: family.to_owned(),
         origin: "grown from plain statements for 600 steps with all weights trainable".to_owned(),
+        template: TemplateResults {
+            name: "the study's, instruction-v1".to_owned(),
+            sha256: "5150aa33bb44".repeat(6)[..64].to_owned(),
+        },
         base_sha256: "3f9c12ab77de".repeat(6)[..64].to_owned(),
         tokenizer_sha256: "0123456789ab".repeat(6)[..64].to_owned(),
         parameters: if shift == 0.0 { 656_384 } else { 2_734_592 },
@@ -247,7 +252,6 @@ fn sample() -> StudyResults {
             ],
             split: SplitCounts { train: 689, validation: 100, test: 213, repeated: 7, unused: 0 },
             split_seed: 41,
-            template: "study".to_owned(),
         },
         benchmarks: vec![BenchmarkResults {
             name: "gsm8k".to_owned(),
@@ -600,16 +604,10 @@ fn benchmarks_stand_beside_their_base_with_interval_number_and_mark() {
     let row = visible(html.lines().find(|line| line.contains("\"row\">GSM8K<")).unwrap());
     let text = visible(&html);
     // Base 0.0612 of 211; means over lifts 0.417, 0.434 and 0.451 of 0.0612 + 0.21 lift. Every run's corrected p is below 0.05.
-    for part in [
-        "the first 213 of 1319 documents",
-        "0.061",
-        "0.040 to 0.082",
-        "0.152",
-        "+0.091*",
-        "211 of 213 scored",
-    ] {
+    for part in ["0.061", "0.040 to 0.082", "0.152", "+0.091*", "211 of 213 scored"] {
         assert!(row.contains(part), "`{part}` is missing in {row}");
     }
+    assert!(text.contains("the first 213 of 1319 documents"));
     assert!(text.contains("Quality Index (missing: mmlu, gpqa, math, humaneval)"), "{text}");
     let mut none = results;
     none.benchmarks.clear();
@@ -698,7 +696,12 @@ fn a_mean_over_some_of_the_runs_says_so() {
     let html = report::html(&results).unwrap();
     let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
     // Lifts 0.917 and 0.934 of 0.0142 + 0.83 lift.
-    assert!(row.contains("0.782<small>0.775 to 0.789; 2 of 3 runs; 422 of 426 scored</small>"), "{row}");
+    assert!(
+        row.contains(
+            "0.782<small>0.775 to 0.789</small><small>2 of 3 runs</small><small>422 of 426 scored</small>"
+        ),
+        "{row}"
+    );
     assert!(visible(&html).contains("not measured: the disk was full"), "the list says why");
 }
 

@@ -302,6 +302,103 @@ fn benchmarks_are_asked_before_and_after_and_compared_with_everything_else() {
     assert_eq!(strangers(&results), [] as [String; 0]);
 }
 
+const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}({{ m.role }}) {{ m.content }}{{ eos_token }}{% endfor %}\
+                             {% if add_generation_prompt %}(assistant) {% endif %}";
+
+/// The model as an instruct checkpoint: with a chat template beside it.
+fn instruct() -> PathBuf {
+    let folder = place().folder.path().join("instruct");
+    fs::create_dir_all(&folder).unwrap();
+    for entry in fs::read_dir(&place().model).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    fs::write(folder.join("chat_template.jinja"), CHAT_TEMPLATE).unwrap();
+    folder
+}
+
+#[test]
+fn an_instruct_checkpoint_trains_and_answers_in_its_own_template() {
+    let instruct = instruct();
+    let data = synthetic("gsm8k");
+    let text = study_text(&format!(
+        "metrics = \"perplexity,exact_match\"\n[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"{}\"\n\
+         any_row_count = true\nshots = 1\nlimit = 2\nmax_new_tokens = 2\nturns = \"per-example\"\n\
+         [[models]]\nname = \"Instruct\"\ntemplate = \"chat\"\npath = \"{}\"\n",
+        data.display(),
+        instruct.display()
+    ));
+    let study = open("chat", &text).unwrap();
+    let prepared = study.prepare(&mut Silent).unwrap();
+    let (_output, results) = run(&prepared);
+    let results = results.unwrap();
+    let [base, chat] = &results.models[..] else { panic!("{} models", results.models.len()) };
+    let template = ferrotune::data::ChatTemplate::open(&instruct).unwrap().unwrap();
+    let own = ferrotune::core::PromptTemplate::fingerprint(&template).to_owned();
+    let own = own.as_str();
+    assert_eq!(
+        (chat.template.name.as_str(), chat.template.sha256.as_str()),
+        ("the checkpoint's own chat template", own)
+    );
+    assert_eq!(base.template.name, "the study's, instruction-v1");
+
+    // Its records hold what the template writes: the frame is another one, what is learnt is the answer and its end.
+    let tokenizer = ferrotune::data::Tokenizer::from_folder(&instruct).unwrap();
+    let written = ferrotune::data::Template::Chat(std::sync::Arc::new(template));
+    let mut targets = 0;
+    for part in ["train", "validation", "test"] {
+        let path = place().folder.path().join(format!("{part}.json"));
+        let (records, _) = ferrotune::data::read_file(
+            &path,
+            ferrotune::data::Format::Alpaca,
+            ferrotune::data::Strictness::Strict,
+        )
+        .unwrap();
+        for record in &records {
+            let limits = ferrotune::data::Limits::default();
+            let ferrotune::data::Encoded::Kept(sample) = written.encode(record, &tokenizer, &limits).unwrap()
+            else {
+                panic!("{record:?} is left out")
+            };
+            targets += sample.supervised_tokens() as u64;
+            let answer: Vec<u32> = (sample.ids.iter().zip(&sample.supervised))
+                .filter_map(|(&id, &learnt)| learnt.then_some(id))
+                .collect();
+            let text = ferrotune::core::Tokenize::decode(&tokenizer, &answer).unwrap();
+            assert_eq!((text.trim(), answer.last()), (record.turns[0].response.as_str(), Some(&2)));
+        }
+    }
+    assert_eq!(chat.encoding.supervised_tokens, targets);
+    assert_ne!(chat.encoding.tokens, base.encoding.tokens);
+
+    for (model, template, style) in
+        [(base, base.template.sha256.as_str(), "plain"), (chat, own, "template, a turn per example")]
+    {
+        for records in [&model.base, &model.runs[0].metrics] {
+            assert_eq!(of_metric(records, "exact_match").run.template_sha.as_deref(), Some(template));
+        }
+        for records in [&model.base_benchmarks, &model.runs[0].benchmarks] {
+            let record = of_metric(records, "gsm8k");
+            assert_eq!(record.params["prompt_style"], style);
+            let sha = (style != "plain").then_some(template);
+            assert_eq!(record.run.template_sha.as_deref(), sha);
+        }
+    }
+    // Perplexities per token of different tokens are not compared across models, answers are.
+    let across = |metric: &str| {
+        let crossing = |found: &&ferrotune::study::StudyComparison| {
+            found.baseline.model != found.candidate.model && found.comparison.metric == metric
+        };
+        results.comparisons.iter().filter(crossing).count()
+    };
+    assert_eq!((across("perplexity"), across("exact_match"), across("gsm8k")), (0, 2, 2));
+    assert_eq!(strangers(&results), [] as [String; 0]);
+
+    let bare = text.replace(&instruct.display().to_string(), &place().model.display().to_string());
+    let error = open("bare", &bare).unwrap().prepare(&mut Silent).unwrap_err().to_string();
+    assert!(error.contains("models.template") && error.contains("Instruct"), "{error}");
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused_by_name_before_anything_runs() {
     let gsm8k = synthetic("gsm8k");
@@ -351,6 +448,25 @@ fn what_cannot_be_measured_is_refused_by_name_before_anything_runs() {
             cause = source;
         }
         assert!(message.contains(expected), "{evaluation}: {message}");
+    }
+}
+
+#[test]
+fn the_documented_study_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/study.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let study = open("documented", text).unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!((study.models.len(), study.evaluation.tasks.len()), (2, 3));
+    assert_eq!(study.evaluation.tasks[0].data, place().folder.path().join("grade-school-math/data"));
+    for task in &study.evaluation.tasks {
+        // Of the names and settings nothing is wrong, only the files are not there.
+        use ferrotune::eval::Error::{Setting, UnknownTask, UnknownVariant};
+        let error = task.open().unwrap_err();
+        let named =
+            matches!(error, Error::Metric(Setting { .. } | UnknownTask { .. } | UnknownVariant { .. }));
+        assert!(!named, "{error}");
     }
 }
 
