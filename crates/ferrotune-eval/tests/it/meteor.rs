@@ -18,7 +18,7 @@ fn small_dictionary() -> Arc<WordNet> {
 }
 
 /// WordNet 3.0, or `None` with a message where it is not installed.
-fn full_dictionary() -> Option<Arc<WordNet>> {
+pub(crate) fn full_dictionary() -> Option<Arc<WordNet>> {
     let folder =
         env::var_os("FERROTUNE_WORDNET").map_or_else(|| PathBuf::from("/usr/share/wordnet"), PathBuf::from);
     if !folder.join("data.noun").exists() {

@@ -1,14 +1,16 @@
-use std::{env, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use ferrotune_eval::{
-    Metric, Pair, Registry,
+    Metric, Pair, Registry, SampleScore,
     bleu::{Bleu, BleuConfig, Tokenizer},
     chrf::{Chrf, ChrfConfig},
+    exact_match::{SquadExactMatch, TokenF1},
+    meteor::{Meteor, MeteorConfig},
     rouge::{Rouge, RougeKind, Stemming},
 };
 use serde_json::Value;
 
-use crate::{assert_close, golden};
+use crate::{assert_close, golden, meteor::full_dictionary, numbers};
 
 /// A file of the shared data, or `None` with a message where it is absent.
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
@@ -84,6 +86,66 @@ fn scores_of_real_texts_equal_the_reference_packages() {
         for metric in Registry::with_text_metrics().unwrap().resolve("squad_em,token_f1").unwrap() {
             let found = metric.measure(&pairs).unwrap().remove(0);
             expect(&found.metric, found.value().unwrap());
+        }
+    }
+}
+
+/// The score of each sample, by name.
+type Scores = BTreeMap<String, Vec<f64>>;
+
+fn scores_of(pairs: &[Pair]) -> Scores {
+    let mut scores = Scores::new();
+    let mut add = |name: String, metric: &dyn Metric, output: usize| {
+        let samples = &metric.measure(pairs).unwrap()[output].samples;
+        let of_sample = |(pair, sample): (&Pair, &SampleScore)| {
+            assert_eq!(pair.id, sample.id, "{name}");
+            *sample.score.as_ref().unwrap()
+        };
+        scores.insert(name.clone(), pairs.iter().zip(samples).map(of_sample).collect());
+    };
+    add("bleu".to_owned(), &Bleu::new(BleuConfig::default()).unwrap(), 0);
+    for word_order in [0, 2] {
+        let chrf = Chrf::new(ChrfConfig { word_order, ..ChrfConfig::default() }).unwrap();
+        add(chrf.name(), &chrf, 0);
+    }
+    let kinds = [RougeKind::N(1), RougeKind::N(2), RougeKind::L, RougeKind::Lsum];
+    for (name, stemming) in [("plain", Stemming::None), ("stemmed", Stemming::Porter)] {
+        let rouge = Rouge::new(kinds.to_vec(), stemming).unwrap();
+        for (output, kind) in kinds.iter().enumerate() {
+            add(format!("{kind} {name}"), &rouge, output);
+        }
+    }
+    add("meteor".to_owned(), &Meteor::new(MeteorConfig::default(), None).unwrap(), 0);
+    if let Some(wordnet) = full_dictionary() {
+        let meteor = Meteor::new(MeteorConfig::default(), Some(wordnet)).unwrap();
+        add("meteor wordnet".to_owned(), &meteor, 0);
+    }
+    add("squad_em".to_owned(), &SquadExactMatch::default(), 0);
+    add("token_f1".to_owned(), &TokenF1::default(), 0);
+    scores
+}
+
+/// A mean can hide errors that cancel; the vectors of all samples cannot.
+#[test]
+fn the_score_of_every_real_text_equals_the_reference_packages() {
+    for (corpus, pairs, _) in corpora() {
+        let golden = if corpus == "alpaca" { golden!("alpaca_samples") } else { golden!("gsm8k_samples") };
+        let next = |i: usize| pairs[(i + 1) % pairs.len()].references.clone();
+        let following: Vec<Pair> =
+            pairs.iter().enumerate().map(|(i, pair)| Pair { references: next(i), ..pair.clone() }).collect();
+        for (which, pairs) in [("own", &pairs), ("next", &following)] {
+            let found = scores_of(pairs);
+            for (name, expected) in golden[which].as_object().unwrap() {
+                let Some(found) = found.get(name) else {
+                    assert_eq!(name, "meteor wordnet", "only a dictionary may be missing");
+                    continue;
+                };
+                let expected = numbers(expected);
+                assert_eq!(found.len(), expected.len());
+                for (pair, (&found, expected)) in pairs.iter().zip(found.iter().zip(expected)) {
+                    assert_close(found, expected, &format!("{name} of {corpus}, {which} text, sample {}", pair.id));
+                }
+            }
         }
     }
 }
