@@ -1,10 +1,14 @@
 //! Semantic similarity: the cosine between sentence vectors.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use ferrotune_core::Embedder;
 
-use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore};
+use crate::{Error, Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore, judge::JudgeError};
 
 /// How many different texts go to the encoder at once.
 const BATCH: usize = 64;
@@ -36,30 +40,77 @@ impl SemanticSimilarity {
     pub fn new(encoder: Arc<dyn Embedder>) -> Self {
         Self { encoder }
     }
+}
 
-    /// The vectors of all different texts of the pairs, each encoded once.
-    fn vectors<'p>(&self, pairs: &'p [Pair]) -> Result<HashMap<&'p str, Vec<f32>>> {
-        let mut vectors: HashMap<&str, Vec<f32>> = HashMap::new();
-        let mut texts: Vec<&str> = Vec::new();
-        for text in pairs.iter().flat_map(|p| p.references.iter().chain([&p.prediction])) {
-            if vectors.insert(text, Vec::new()).is_none() {
-                texts.push(text);
+/// The vectors of texts, or why a text has none.
+#[derive(Default)]
+pub(crate) struct Vectors(HashMap<String, Result<Vec<f32>, Failure>>);
+
+impl Vectors {
+    /// Encodes every different text once. A text that a server refuses or does not answer fails alone.
+    ///
+    /// # Errors
+    /// [`Error::Encoder`], [`Error::EncoderShape`].
+    pub(crate) fn new<'t>(encoder: &dyn Embedder, texts: impl IntoIterator<Item = &'t str>) -> Result<Self> {
+        let mut seen: HashSet<&str> = HashSet::new();
+        let texts: Vec<&str> = texts.into_iter().filter(|text| seen.insert(text)).collect();
+        let mut vectors = HashMap::new();
+        for batch in texts.chunks(BATCH) {
+            match encode(encoder, batch)? {
+                Ok(found) => {
+                    vectors.extend(batch.iter().map(|t| (*t).to_owned()).zip(found.into_iter().map(Ok)));
+                }
+                // Refused at the first attempt: one text may be the reason, and the others need not fail with it.
+                Err((_, 0)) if batch.len() > 1 => {
+                    for text in batch {
+                        let found = encode(encoder, &[text])?.map_err(|(failure, _)| failure);
+                        let found = found.and_then(|mut found| found.pop().ok_or_else(no_vector));
+                        vectors.insert((*text).to_owned(), found);
+                    }
+                }
+                Err((failure, _)) => {
+                    vectors.extend(batch.iter().map(|text| ((*text).to_owned(), Err(failure.clone()))));
+                }
             }
         }
-        for batch in texts.chunks(BATCH) {
-            let encoded = self
-                .encoder
-                .embed(batch)
-                .map_err(|source| Error::Encoder { encoder: self.encoder.name(), source })?;
-            check_vectors(&*self.encoder, batch.len(), &encoded)?;
-            vectors.extend(batch.iter().copied().zip(encoded));
+        Ok(Self(vectors))
+    }
+
+    /// The vector of a text that was encoded.
+    pub(crate) fn of(&self, text: &str) -> Result<&[f32], Failure> {
+        match self.0.get(text) {
+            Some(Ok(vector)) => Ok(vector),
+            Some(Err(failure)) => Err(failure.clone()),
+            None => Err(no_vector()),
         }
-        Ok(vectors)
+    }
+}
+
+fn no_vector() -> Failure {
+    Failure { kind: FailureKind::NotMeasured, detail: "no vector".to_owned() }
+}
+
+/// Vectors, or a failure and after how many retries it was given up.
+type Encoded = Result<Vec<Vec<f32>>, (Failure, u32)>;
+
+fn encode(encoder: &dyn Embedder, texts: &[&str]) -> Result<Encoded> {
+    match encoder.embed(texts) {
+        Ok(found) => {
+            check_vectors(encoder, texts.len(), &found)?;
+            Ok(Ok(found))
+        }
+        Err(source) => match source.downcast_ref::<JudgeError>() {
+            Some(JudgeError::Unavailable { detail, retries }) => {
+                let failure = Failure { kind: FailureKind::JudgeUnavailable, detail: detail.clone() };
+                Ok(Err((failure, *retries)))
+            }
+            _ => Err(Error::Encoder { encoder: encoder.name(), source }),
+        },
     }
 }
 
 /// Refuses vectors of the wrong number or length.
-pub(crate) fn check_vectors(encoder: &dyn Embedder, texts: usize, vectors: &[Vec<f32>]) -> Result<()> {
+fn check_vectors(encoder: &dyn Embedder, texts: usize, vectors: &[Vec<f32>]) -> Result<()> {
     let wrong =
         |found: String, expected: String| Error::EncoderShape { encoder: encoder.name(), found, expected };
     if vectors.len() != texts {
@@ -84,21 +135,14 @@ impl Metric for SemanticSimilarity {
     }
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let vectors = self.vectors(pairs)?;
-        let samples = pairs
-            .iter()
-            .map(|pair| {
-                let prediction = &vectors[pair.prediction.as_str()];
-                SampleScore {
-                    id: pair.id.clone(),
-                    extracted: None,
-                    score: best_cosine(
-                        prediction,
-                        pair.references.iter().map(|r| vectors[r.as_str()].as_slice()),
-                    ),
-                }
-            })
-            .collect();
+        let texts = pairs.iter().flat_map(|pair| pair.references.iter().chain([&pair.prediction]));
+        let vectors = Vectors::new(&*self.encoder, texts.map(String::as_str))?;
+        let samples = pairs.iter().map(|pair| SampleScore {
+            id: pair.id.clone(),
+            extracted: None,
+            score: best_cosine(&vectors, pair),
+        });
+        let samples = samples.collect();
         Ok(vec![
             Measurement::of_mean(
                 "semantic_similarity",
@@ -111,10 +155,11 @@ impl Metric for SemanticSimilarity {
     }
 }
 
-fn best_cosine<'v>(prediction: &[f32], references: impl Iterator<Item = &'v [f32]>) -> Result<f64, Failure> {
+fn best_cosine(vectors: &Vectors, pair: &Pair) -> Result<f64, Failure> {
+    let prediction = vectors.of(&pair.prediction)?;
     let mut best: Option<f64> = None;
-    for reference in references {
-        let score = cosine(prediction, reference).ok_or_else(|| Failure {
+    for reference in &pair.references {
+        let score = cosine(prediction, vectors.of(reference)?).ok_or_else(|| Failure {
             kind: FailureKind::ZeroNorm,
             detail: "the encoder gave a vector of norm zero, which has no direction".to_owned(),
         })?;

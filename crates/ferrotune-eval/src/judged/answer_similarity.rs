@@ -1,22 +1,14 @@
 //! RAGAS's Answer Semantic Similarity: the cosine of two vectors.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use ferrotune_core::Embedder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Failure, FailureKind, Measurement, Metric, Pair, Result, SampleScore,
-    judge::JudgeError,
-    similarity::{check_vectors, cosine},
+    similarity::{Vectors, cosine},
 };
-
-/// How many different texts go to the encoder at once.
-const BATCH: usize = 64;
 
 /// What an empty text is to an encoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,11 +51,7 @@ impl Metric for AnswerSimilarity {
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
         let vectors = vectors(&*self.encoder, pairs, self.empty)?;
-        let vector = |text: &str| match vectors.get(text_of(text, self.empty)) {
-            Some(Ok(vector)) => Ok(vector.as_slice()),
-            Some(Err(failure)) => Err(failure.clone()),
-            None => Err(Failure { kind: FailureKind::NotMeasured, detail: "no vector".to_owned() }),
-        };
+        let vector = |text: &str| vectors.of(text_of(text, self.empty));
         let score = |pair: &Pair| {
             let mut best =
                 Err(Failure { kind: FailureKind::EmptyText, detail: "there is no reference".to_owned() });
@@ -119,63 +107,11 @@ pub(super) fn passes(cosine: Option<f64>, threshold: Option<f64>) -> Result<f64,
     })
 }
 
-/// The vectors of all different texts of the pairs, each encoded once, or why there is none.
+/// The vectors of all texts of the pairs, as the encoder gets them.
 ///
 /// # Errors
-/// Those of the encoder, but for texts that a server did not answer.
-pub(super) fn vectors(
-    encoder: &dyn Embedder,
-    pairs: &[Pair],
-    empty: EmptyText,
-) -> Result<HashMap<String, Result<Vec<f32>, Failure>>> {
-    let mut texts: Vec<&str> = Vec::new();
-    let mut seen: HashSet<&str> = HashSet::new();
-    for text in pairs.iter().flat_map(|p| p.references.iter().chain([&p.prediction])) {
-        let text = text_of(text, empty);
-        if seen.insert(text) {
-            texts.push(text);
-        }
-    }
-    let mut vectors = HashMap::new();
-    for batch in texts.chunks(BATCH) {
-        match encode(encoder, batch)? {
-            Ok(found) => vectors.extend(batch.iter().map(|t| (*t).to_owned()).zip(found.into_iter().map(Ok))),
-            // Refused at the first attempt: one text may be the reason, and the others need not fail with it.
-            Err((_, 0)) if batch.len() > 1 => {
-                for text in batch {
-                    let found = encode(encoder, &[text])?.map(Vec::into_iter);
-                    let found = found.map_err(|(failure, _)| failure).and_then(|mut found| {
-                        found.next().ok_or_else(|| Failure {
-                            kind: FailureKind::NotMeasured,
-                            detail: "no vector".to_owned(),
-                        })
-                    });
-                    vectors.insert((*text).to_owned(), found);
-                }
-            }
-            Err((failure, _)) => {
-                vectors.extend(batch.iter().map(|text| ((*text).to_owned(), Err(failure.clone()))));
-            }
-        }
-    }
-    Ok(vectors)
-}
-
-/// Vectors, or a failure and after how many retries it was given up.
-type Encoded = Result<Vec<Vec<f32>>, (Failure, u32)>;
-
-fn encode(encoder: &dyn Embedder, texts: &[&str]) -> Result<Encoded> {
-    match encoder.embed(texts) {
-        Ok(found) => {
-            check_vectors(encoder, texts.len(), &found)?;
-            Ok(Ok(found))
-        }
-        Err(source) => match source.downcast_ref::<JudgeError>() {
-            Some(JudgeError::Unavailable { detail, retries }) => {
-                let failure = Failure { kind: FailureKind::JudgeUnavailable, detail: detail.clone() };
-                Ok(Err((failure, *retries)))
-            }
-            _ => Err(crate::Error::Encoder { encoder: encoder.name(), source }),
-        },
-    }
+/// Those of [`Vectors::new`].
+pub(super) fn vectors(encoder: &dyn Embedder, pairs: &[Pair], empty: EmptyText) -> Result<Vectors> {
+    let texts = pairs.iter().flat_map(|pair| pair.references.iter().chain([&pair.prediction]));
+    Vectors::new(encoder, texts.map(|text| text_of(text, empty)))
 }

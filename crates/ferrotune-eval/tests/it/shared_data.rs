@@ -143,7 +143,11 @@ fn the_score_of_every_real_text_equals_the_reference_packages() {
                 let expected = numbers(expected);
                 assert_eq!(found.len(), expected.len());
                 for (pair, (&found, expected)) in pairs.iter().zip(found.iter().zip(expected)) {
-                    assert_close(found, expected, &format!("{name} of {corpus}, {which} text, sample {}", pair.id));
+                    assert_close(
+                        found,
+                        expected,
+                        &format!("{name} of {corpus}, {which} text, sample {}", pair.id),
+                    );
                 }
             }
         }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use ferrotune_core::{BoxError, Embedder};
 use ferrotune_eval::{
     Error, FailureKind, Metric, Pair,
+    judge::JudgeError,
     similarity::{SemanticSimilarity, cosine},
 };
 
@@ -15,6 +16,8 @@ enum Encoder {
     Short,
     Missing,
     Failing,
+    /// A server that refuses empty texts.
+    Refusing,
 }
 
 impl Embedder for Encoder {
@@ -29,6 +32,10 @@ impl Embedder for Encoder {
             Self::Short => Ok(texts.iter().map(|_| vec![1.0]).collect()),
             Self::Missing => Ok(Vec::new()),
             Self::Failing => Err("out of memory".into()),
+            Self::Refusing if texts.contains(&"") => {
+                Err(Box::new(JudgeError::Unavailable { detail: "HTTP 400".to_owned(), retries: 0 }))
+            }
+            Self::Refusing => Ok(texts.iter().map(letters).collect()),
         }
     }
 
@@ -70,6 +77,15 @@ fn results_do_not_depend_on_what_is_encoded_together() {
         let alone = metric.measure(std::slice::from_ref(pair)).unwrap().remove(0);
         assert_eq!(alone.samples[0], *sample);
     }
+}
+
+#[test]
+fn a_text_that_a_server_refuses_fails_alone() {
+    let metric = SemanticSimilarity::new(Arc::new(Encoder::Refusing));
+    let pairs = [Pair::new("1", "abc", "abc"), Pair::new("2", "", "abc"), Pair::new("3", "xyz", "abc")];
+    let found = metric.measure(&pairs).unwrap().remove(0);
+    assert_eq!(found.scored(), 2);
+    assert_eq!(found.samples[1].score.as_ref().unwrap_err().kind, FailureKind::JudgeUnavailable);
 }
 
 #[test]

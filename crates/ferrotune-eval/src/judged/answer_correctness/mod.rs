@@ -5,7 +5,7 @@ mod ragas;
 mod reconciled;
 mod sentences;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use ferrotune_core::Embedder;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     Error, Failure, FailureKind, Measurement, Metric, Pair, Result,
-    judge::{Estimate, Interview, Judging, Stop, Verdict, judge_reply},
-    similarity::cosine,
+    judge::{Estimate, Interview, Judging, Stop, Verdict},
+    similarity::{Vectors, cosine},
 };
 use ragas::Class04;
 
@@ -257,7 +257,7 @@ impl Counts {
 
 /// The similarities of all texts of a run.
 struct Similarities {
-    vectors: HashMap<String, Result<Vec<f32>, Failure>>,
+    vectors: Vectors,
     empty: EmptyText,
     threshold: Option<f64>,
     /// What a vector of norm zero is worth; `None` for a failure.
@@ -266,11 +266,7 @@ struct Similarities {
 
 impl Similarities {
     fn of(&self, answer: &str, reference: &str) -> Result<f64, Failure> {
-        let vector = |text| match self.vectors.get(text_of(text, self.empty)) {
-            Some(Ok(vector)) => Ok(vector.as_slice()),
-            Some(Err(failure)) => Err(failure.clone()),
-            None => Err(judge_reply("the encoder gave no vector")),
-        };
+        let vector = |text| self.vectors.of(text_of(text, self.empty));
         let similarity = cosine(vector(reference)?, vector(answer)?).or(self.of_zero);
         passes(similarity, self.threshold)
     }
@@ -289,7 +285,7 @@ impl Metric for AnswerCorrectness {
         };
         let vectors = match &self.encoder {
             Some(encoder) if self.config.weights[1] > 0.0 => vectors(&**encoder, pairs, empty)?,
-            _ => HashMap::new(),
+            _ => Vectors::default(),
         };
         let similarities = Similarities {
             vectors,
