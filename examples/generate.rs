@@ -2,13 +2,15 @@
 
 mod cli;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use clap::Parser;
+use cli::NamedFolder;
 use ferrotune::{
-    Error,
+    AdaptedBySeveral, AutoCausalLm, Error, LoadOptions, adapt_by_several,
     core::Tokenize,
     data::{Record, encode_prompt},
+    nn::CausalLm,
     nn::generate::{Continued, Sampling, generate as continue_prompts},
     torch::generator,
 };
@@ -22,9 +24,14 @@ struct Flags {
     common: cli::Common,
     #[command(flatten)]
     base: cli::BaseFlags,
-    /// PEFT folder of an adapter to put on the model
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// PEFT folder of an adapter to put on the model; repeatable, each with a name then
+    #[arg(long, value_name = "[NAME=]DIR", value_parser = NamedFolder::parse)]
+    adapter: Vec<NamedFolder>,
+    /// The name of the adapter that acts, where there are several
+    #[arg(long, value_name = "NAME", requires = "adapter")]
+    active: Option<String>,
+    #[command(flatten)]
+    other: cli::OtherBase,
     /// What the model reads after BOS
     #[arg(long, value_name = "TEXT")]
     prompt: String,
@@ -57,6 +64,8 @@ struct Generated {
     text: String,
     tokens: usize,
     tokens_per_second: f64,
+    /// The adapter that acted: its name, or the folder of one without.
+    adapter: Option<String>,
     continuations: Vec<Continuation>,
 }
 
@@ -73,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 fn generate(flags: Flags) -> cli::Result<Generated> {
-    let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref())?;
+    let (folder, model, adapter) = load(&flags)?;
     let tokenizer = cli::tokenizer(&folder)?;
     let prompt = prompt(&flags, &tokenizer)?;
     if prompt.len() as i64 >= model.max_positions() {
@@ -105,7 +114,54 @@ fn generate(flags: Flags) -> cli::Result<Generated> {
     }
     let all: usize = continuations.iter().map(|continuation| continuation.tokens).sum();
     let Continuation { text, tokens, .. } = continuations[0].clone();
-    Ok(Generated { text, tokens, tokens_per_second: all as f64 / seconds, continuations })
+    Ok(Generated { text, tokens, tokens_per_second: all as f64 / seconds, adapter, continuations })
+}
+
+/// Which of the adapters acts.
+fn active(flags: &Flags) -> cli::Result<Option<&NamedFolder>> {
+    let labels = || flags.adapter.iter().map(NamedFolder::label).collect::<Vec<_>>().join(", ");
+    match (flags.adapter.as_slice(), &flags.active) {
+        ([], _) => Ok(None),
+        ([single], None) => Ok(Some(single)),
+        (several, None) => {
+            let count = several.len();
+            Err(format!("{count} adapters are given ({}); say with --active which one acts", labels()).into())
+        }
+        (named, Some(name)) => match named.iter().find(|other| other.name.as_ref() == Some(name)) {
+            None => Err(format!("no adapter is named `{name}`, there are: {}", labels()).into()),
+            found => Ok(found),
+        },
+    }
+}
+
+/// The model, and what acts on it.
+fn load(flags: &Flags) -> cli::Result<(AutoCausalLm, Box<dyn CausalLm>, Option<String>)> {
+    let active = active(flags)?;
+    let label = active.map(NamedFolder::label);
+    if let [] | [_] = flags.adapter.as_slice() {
+        let folder = active.map(|adapter| adapter.folder.as_path());
+        let (folder, model) = flags.common.load(&flags.base, folder, flags.other)?;
+        return Ok((folder, model, label));
+    }
+    let (device, kind) = flags.common.compute.resolve()?;
+    let folder = AutoCausalLm::open(&flags.common.model)?;
+    let mut adapters = Vec::new();
+    for NamedFolder { name, folder: adapter } in &flags.adapter {
+        let name = name.as_deref().ok_or_else(|| {
+            format!(
+                "the adapter `{}` has no name; with several, each is given as NAME=DIR",
+                adapter.display()
+            )
+        })?;
+        adapters.push((name, flags.other.open(adapter, &folder)?));
+    }
+    let (storage, census) = flags.base.config()?.storage(&folder)?;
+    let adapters = adapters.iter().map(|(name, weights)| (*name, weights));
+    let AdaptedBySeveral { model, adapters } =
+        adapt_by_several(&folder, adapters, storage, &LoadOptions::new(device, kind))?;
+    adapters.switch().activate(label.as_deref().unwrap_or_default())?;
+    cli::say_census(&census);
+    Ok((folder, model, label))
 }
 
 fn prompt(flags: &Flags, tokenizer: &impl Tokenize) -> cli::Result<Vec<u32>> {

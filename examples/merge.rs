@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Parser;
 use ferrotune::{
     AutoCausalLm, Quantize,
-    adapters::{AdapterWeights, MergeBase, MergeOptions},
+    adapters::{MergeBase, MergeOptions},
 };
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ struct Flags {
     /// PEFT folder of the adapter; several are added up
     #[arg(long, value_name = "DIR", required = true)]
     adapter: Vec<PathBuf>,
+    #[command(flatten)]
+    other: cli::OtherBase,
     /// What the adapters are added to: the weights as they are, or put into 4 bits and back
     #[arg(long, value_name = "TYPE", value_parser = cli::words(&cli::FORMATS))]
     quantized_base: Option<Quantize>,
@@ -66,8 +68,11 @@ fn merge(flags: Flags) -> cli::Result<Merged> {
     let base = flags.blocks.config("--quantized-base", flags.quantized_base)?;
     let base = base.quantization()?.map_or(MergeBase::AsStored, MergeBase::Quantized);
     let model = AutoCausalLm::open(&flags.common.model)?;
-    let adapters =
-        flags.adapter.iter().map(|folder| AdapterWeights::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let adapters = flags
+        .adapter
+        .iter()
+        .map(|folder| flags.other.open(folder, &model))
+        .collect::<cli::Result<Vec<_>>>()?;
     let kind = flags.common.compute.resolve(&flags.dtype)?;
     let options = MergeOptions { base, kind: (flags.dtype != cli::AUTO).then_some(kind) };
     let inputs: Vec<_> =

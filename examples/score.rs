@@ -30,6 +30,8 @@ struct Flags {
     /// PEFT folder of an adapter to put on the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    other: cli::OtherBase,
     /// JSON Lines, each with `text`, or with `prompt` and `response`; an `id` is printed with its row
     #[arg(long, value_name = "FILE", required_unless_present = "ids", conflicts_with = "ids")]
     texts: Option<PathBuf>,
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 fn score(flags: Flags) -> cli::Result<Scores> {
-    let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref())?;
+    let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref(), flags.other)?;
     let requests = match (&flags.texts, &flags.ids) {
         (Some(texts), _) => read_texts(texts, &cli::tokenizer(&folder)?)?,
         (None, Some(ids)) => read_ids(ids)?,

@@ -5,6 +5,8 @@ use std::{any::TypeId, ffi::OsString, path::Path};
 use clap::{Arg, ArgAction, Command, Parser, error::ErrorKind};
 use toml::Value;
 
+use super::flags::NamedFolder;
+
 /// Parses a command line, and behind it what the file of its `--config` adds to it.
 ///
 /// The file's entries become flags, so that both are checked by the same rules. Relative paths in the file are relative
@@ -75,12 +77,16 @@ fn as_flags(flag: &Arg, key: &str, value: &Value, base: &Path) -> Result<Vec<OsS
         single => vec![scalar(single)?],
     };
     let is_path = is(TypeId::of::<std::path::PathBuf>());
+    let is_named = is(TypeId::of::<NamedFolder>());
     let spelt = |value: String| -> OsString {
         let mut text = OsString::from(format!("--{key}="));
-        if is_path {
-            text.push(base.join(value));
-        } else {
-            text.push(value);
+        match value.split_once('=') {
+            Some((name, folder)) if is_named => {
+                text.push(format!("{name}="));
+                text.push(base.join(folder));
+            }
+            _ if is_path || is_named => text.push(base.join(value)),
+            _ => text.push(value),
         }
         text
     };

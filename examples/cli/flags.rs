@@ -12,6 +12,7 @@ use clap::{
 use ferrotune::{
     Adapted, AutoCausalLm, BaseConfig, Compute, Error, LoadOptions, Quantize, Start, adapt,
     adapters::{AdapterWeights, Census},
+    check_base,
     core::Tokenize as _,
     data::Tokenizer,
     nn::{CausalLm, Frozen},
@@ -89,8 +90,9 @@ impl Common {
         &self,
         base: &BaseFlags,
         adapter: Option<&Path>,
+        other: OtherBase,
     ) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
-        load(&self.model, &self.compute, base, adapter)
+        load(&self.model, &self.compute, base, adapter, other)
     }
 }
 
@@ -100,6 +102,7 @@ pub(crate) fn load(
     compute: &ComputeFlags,
     base: &BaseFlags,
     adapter: Option<&Path>,
+    other: OtherBase,
 ) -> Result<(AutoCausalLm, Box<dyn CausalLm>)> {
     let (device, kind) = compute.resolve()?;
     let folder = AutoCausalLm::open(model)?;
@@ -108,13 +111,60 @@ pub(crate) fn load(
     let model = match adapter {
         None => folder.load(&options, &mut Frozen::new(storage))?,
         Some(adapter) => {
-            let weights = AdapterWeights::open(adapter)?;
+            let weights = other.open(adapter, &folder)?;
             let Adapted { model, .. } = adapt(&folder, Start::From(&weights), storage, &options)?;
             model
         }
     };
     say_census(&census);
     Ok((folder, model))
+}
+
+/// A folder with or without a name in front: `NAME=DIR`.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedFolder {
+    pub(crate) name: Option<String>,
+    pub(crate) folder: PathBuf,
+}
+
+impl NamedFolder {
+    /// A name ends at the first `=`; what has a slash before it is a folder with such a character.
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once('=') {
+            Some(("", _) | (_, "")) => Err("expected DIR or NAME=DIR".to_owned()),
+            Some((name, folder)) if !name.contains('/') => {
+                Ok(Self { name: Some(name.to_owned()), folder: folder.into() })
+            }
+            _ => Ok(Self { name: None, folder: text.into() }),
+        }
+    }
+
+    /// Its name, or else its path.
+    pub(crate) fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.folder.display().to_string())
+    }
+}
+
+/// Whether an adapter's word about its base counts.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OtherBase {
+    /// Uses an adapter although it says that it was made for another base of the same shapes
+    #[arg(long, requires = "adapter")]
+    allow_other_base: bool,
+}
+
+impl OtherBase {
+    /// The adapter of a folder, to be put on `base`.
+    pub(crate) fn open(self, folder: &Path, base: &AutoCausalLm) -> Result<AdapterWeights> {
+        let weights = AdapterWeights::open(folder)?;
+        if !self.allow_other_base {
+            return Ok(weights); // whoever uses it will refuse
+        }
+        if let Err(problem) = check_base(base, &weights) {
+            super::say(&format!("used all the same: {problem}"));
+        }
+        Ok(weights.without_base())
+    }
 }
 
 /// How the base's matrices are kept.

@@ -180,6 +180,8 @@ pub(crate) struct ModelFlags {
     /// PEFT folder of an adapter to put on the model
     #[arg(long, value_name = "DIR", requires = "model")]
     pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) other: cli::OtherBase,
     /// A benchmark, or `name:variant`; an unknown name is answered with the list of them
     #[arg(long, value_name = "NAME", requires = "data", conflicts_with_all = ["HelperFlags", "JudgeFlags"])]
     pub(crate) task: Option<String>,

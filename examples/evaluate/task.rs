@@ -125,7 +125,8 @@ fn run_of(flags: &Flags, model: Option<Model>) -> Run {
 
 fn ask(task: &dyn Task, folder: &Path, flags: &Flags) -> cli::Result<TaskOutcome> {
     let chosen = &flags.model;
-    let (opened, model) = cli::load(folder, &flags.compute, &chosen.base, chosen.adapter.as_deref())?;
+    let adapter = chosen.adapter.as_deref();
+    let (opened, model) = cli::load(folder, &flags.compute, &chosen.base, adapter, chosen.other)?;
     let tokenizer = cli::tokenizer(&opened)?;
     let (style, prompts) = chosen.chat.style(folder, chosen.turns.unwrap_or_default())?;
     if let Some(reason) = chosen.turns.and_then(|_| turns_without_effect(task, chosen.chat, &style)) {

@@ -27,6 +27,8 @@ pub(crate) struct Flags {
     /// PEFT folder of an adapter to train further, with its own settings, instead of a new one
     #[arg(long, value_name = "DIR", conflicts_with_all = ADAPTER_FLAGS)]
     pub(crate) adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) other: cli::OtherBase,
     /// Folder of the run
     #[arg(long, value_name = "DIR")]
     pub(crate) output: PathBuf,

@@ -16,6 +16,7 @@ use ferrotune::{
     Adapted, AutoCausalLm, BaseConfig, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start,
     adapt,
     adapters::{AdapterWeights, Init, LoraAdapter, LoraConfig},
+    check_base,
     core::{Sample, digest},
     data::{Prepared, Template, Tokenizer},
     evaluation_plan, kind_name,
@@ -65,7 +66,10 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
 
     let base = AutoCausalLm::open(&flags.common.model)?;
     let tokenizer = cli::tokenizer(&base)?;
-    let further = flags.adapter.as_deref().map(AdapterWeights::open).transpose()?;
+    let further = flags.adapter.as_deref().map(|folder| flags.other.open(folder, &base)).transpose()?;
+    if let Some(further) = &further {
+        check_base(&base, further)?; // before data are read
+    }
     let instructions = Instructions::read(flags.data()?)?;
     let encoding = encode(&instructions, &tokenizer, &base)?;
     let data = prose::file_counts(&instructions, &encoding);

@@ -6,12 +6,13 @@ use ferrotune_nn::{Parameters, Role};
 use ferrotune_torch::SharedTensor;
 use tch::{Device, Tensor};
 
-use crate::{AdapterWeights, LoraConfig, Result, factors::Factor, files};
+use crate::{AdapterWeights, BaseRecord, LoraConfig, Result, factors::Factor, files};
 
 /// A LoRA adapter inside a model that was built with [`Lora`](crate::Lora).
 #[derive(Clone, Debug)]
 pub struct LoraAdapter {
     pub(crate) config: LoraConfig,
+    pub(crate) base: Option<BaseRecord>,
     pub(crate) parameters: Parameters,
     pub(crate) entries: Vec<Entry>,
     pub(crate) sites: Vec<AdaptedSite>,
@@ -96,6 +97,11 @@ impl LoraAdapter {
         &self.config
     }
 
+    /// Records which base it stands on; [`weights`](Self::weights) and what is saved say so.
+    pub fn record_base(&mut self, base: BaseRecord) {
+        self.base = Some(base);
+    }
+
     /// What trains, in a fixed order.
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
@@ -121,7 +127,12 @@ impl LoraAdapter {
         let doubled = self.entries.iter().any(|entry| entry.taken.is_some());
         let derives = self.config.init_lora_weights.derives();
         let config = if derives { self.config.plain(doubled) } else { self.config.clone() };
-        Ok(AdapterWeights { config, tensors, place: "the adapter in memory".to_owned() })
+        Ok(AdapterWeights {
+            config,
+            tensors,
+            base: self.base.clone(),
+            place: "the adapter in memory".to_owned(),
+        })
     }
 
     /// A copy of the present gradients, named and laid out like the values in a PEFT file. Tensors without a gradient

@@ -12,17 +12,22 @@ use ferrotune_nn::{
 };
 use tch::Tensor;
 
-use crate::{Error, Init, LoraConfig, Result, factors::Factor};
+use crate::{BaseRecord, Error, Init, LoraConfig, Result, factors::Factor};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const CARD: &str = "README.md";
+
+/// Where the file of weights says which base it was made for: among what safetensors files hold beside their tensors, which no
+/// other reader looks at. Of a key of its own in `adapter_config.json` PEFT would warn.
+const BASE: &str = "ferrotune_base";
 
 /// An adapter outside any model: its configuration, and its tensors by their names in the file.
 #[derive(Debug)]
 pub struct AdapterWeights {
     pub(crate) config: LoraConfig,
     pub(crate) tensors: BTreeMap<String, Tensor>,
+    pub(crate) base: Option<BaseRecord>,
     /// What messages call it.
     pub(crate) place: String,
 }
@@ -36,7 +41,7 @@ impl AdapterWeights {
         let place = "the adapter in memory";
         config.check(place)?;
         require_readable(&config, place)?;
-        Ok(Self { config, tensors, place: place.to_owned() })
+        Ok(Self { config, tensors, base: None, place: place.to_owned() })
     }
 
     /// Reads a PEFT folder.
@@ -70,7 +75,8 @@ impl AdapterWeights {
                 Ok((name, tensor))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { config, tensors, place: file.place() })
+        let base = file.metadata(BASE).map(|text| BaseRecord::parse(text, &file.place())).transpose()?;
+        Ok(Self { config, tensors, base, place: file.place() })
     }
 
     /// Writes a PEFT folder. A new folder appears complete or not at all; in one that exists each file is replaced in
@@ -116,6 +122,24 @@ impl AdapterWeights {
         &self.tensors
     }
 
+    /// What messages call it: the file, or a word for one in memory.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Which base it was made for, if its writer recorded that.
+    #[must_use]
+    pub fn base(&self) -> Option<&BaseRecord> {
+        self.base.as_ref()
+    }
+
+    /// Forgets which base it was made for, so that it goes onto any other of the same shapes.
+    #[must_use]
+    pub fn without_base(self) -> Self {
+        Self { base: None, ..self }
+    }
+
     /// Refuses an adapter that changes the base for itself.
     pub(crate) fn require_plain(&self) -> Result<()> {
         self.config.require_plain(&self.place)
@@ -125,12 +149,15 @@ impl AdapterWeights {
     pub(crate) fn share(&self) -> Self {
         let tensors =
             self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-        Self { config: self.config.clone(), tensors, place: self.place.clone() }
+        Self { config: self.config.clone(), tensors, base: self.base.clone(), place: self.place.clone() }
     }
 
     fn write_into(&self, stage: &Path) -> Result<()> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor));
-        write_file(&stage.join(WEIGHTS), tensors, &[("format", "pt")])?;
+        let base = self.base.as_ref().map(ToString::to_string);
+        let metadata: Vec<_> =
+            [("format", "pt")].into_iter().chain(base.as_deref().map(|base| (BASE, base))).collect();
+        write_file(&stage.join(WEIGHTS), tensors, &metadata)?;
         let path = stage.join(CONFIG);
         let json = serde_json::to_vec_pretty(&self.config.to_fields())
             .map_err(|source| ferrotune_nn::Error::Json { path: path.clone(), source })?;

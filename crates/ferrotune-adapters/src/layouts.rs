@@ -440,7 +440,8 @@ impl<'a> Conversion<'a> {
             }
         }
         config.check(&self.adapter.place)?;
-        Ok(AdapterWeights { config, tensors: self.tensors, place: self.adapter.place.clone() })
+        let AdapterWeights { base, place, .. } = self.adapter;
+        Ok(AdapterWeights { config, tensors: self.tensors, base: base.clone(), place: place.clone() })
     }
 }
 

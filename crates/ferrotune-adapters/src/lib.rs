@@ -14,6 +14,7 @@
 //! of a sparse block differently, its name is recognised too.
 
 mod adapter;
+mod base_record;
 pub mod bitsandbytes;
 mod config;
 mod dora;
@@ -33,6 +34,7 @@ mod target;
 mod tied;
 
 pub use adapter::{Adaptation, AdaptedSite, LoraAdapter};
+pub use base_record::BaseRecord;
 pub use config::{Bias, Init, LoraConfig, ModuleNames, TargetModules};
 pub use error::{Error, Result};
 pub use files::AdapterWeights;

@@ -11,7 +11,7 @@ use ferrotune_nn::{
 use tch::Tensor;
 
 use crate::{
-    AdapterWeights, Error, LoraAdapter, LoraConfig, Result,
+    AdapterWeights, BaseRecord, Error, LoraAdapter, LoraConfig, Result,
     lora::{Building, Draft},
 };
 
@@ -189,6 +189,11 @@ impl NamedAdapters {
     /// [`Error::NoSuchAdapter`].
     pub fn adapter(&self, name: &str) -> Result<&LoraAdapter> {
         Ok(&self.adapters[self.switch.index(name)?])
+    }
+
+    /// Records which base they stand on, for each of them.
+    pub fn record_base(&mut self, base: &BaseRecord) {
+        self.adapters.iter_mut().for_each(|adapter| adapter.record_base(base.clone()));
     }
 
     /// Writes all of them as PEFT lays several out: `default` into `folder` itself, every other one into a folder of its

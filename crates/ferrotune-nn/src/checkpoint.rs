@@ -6,7 +6,7 @@
 mod writer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::Write as _,
     ops::Range,
@@ -36,6 +36,8 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     place: PathBuf,
     tensors: BTreeMap<String, Entry>,
+    /// What a single file says beside its tensors.
+    metadata: HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -67,14 +69,14 @@ impl Checkpoint {
         let single = folder.join("model.safetensors");
         let index = folder.join(INDEX);
         // The single file first, as transformers does: an index that was left behind must not win over it.
-        let tensors = if single.is_file() {
+        let (tensors, metadata) = if single.is_file() {
             read_header(&single)?
         } else if index.is_file() {
-            read_shards(folder, &index)?
+            (read_shards(folder, &index)?, HashMap::new())
         } else {
             return Err(Error::NoWeights { folder: folder.to_owned(), remedy: remedy(folder)? });
         };
-        Ok(Self { place: folder.to_owned(), tensors })
+        Ok(Self { place: folder.to_owned(), tensors, metadata })
     }
 
     /// Opens one safetensors file.
@@ -82,7 +84,14 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] and [`Error::DamagedWeights`].
     pub fn open_file(file: &Path) -> Result<Self> {
-        Ok(Self { place: file.to_owned(), tensors: read_header(file)? })
+        let (tensors, metadata) = read_header(file)?;
+        Ok(Self { place: file.to_owned(), tensors, metadata })
+    }
+
+    /// What a single file says under `key` beside its tensors; nothing for a folder of shards.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// The stored type of a tensor.
@@ -250,7 +259,7 @@ fn read_shards(folder: &Path, path: &Path) -> Result<BTreeMap<String, Entry>> {
             ));
         }
         if !shards.contains_key(shard.as_str()) {
-            shards.insert(shard, read_header(&folder.join(shard))?);
+            shards.insert(shard, read_header(&folder.join(shard))?.0);
         }
     }
     for (name, shard) in &index.weight_map {
@@ -273,7 +282,8 @@ fn read_shards(folder: &Path, path: &Path) -> Result<BTreeMap<String, Entry>> {
     Ok(merged)
 }
 
-fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
+/// The tensors of a file, and what it says beside them.
+fn read_header(path: &Path) -> Result<(BTreeMap<String, Entry>, HashMap<String, String>)> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let damaged = |reason: String| Error::DamagedWeights { path: path.to_owned(), reason };
     let file = File::open(path).map_err(io)?;
@@ -302,7 +312,8 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
         dtype: info.dtype,
         shape: info.shape.iter().map(|&size| size as i64).collect(),
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+    let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect();
+    Ok((tensors, metadata.metadata().clone().unwrap_or_default()))
 }
 
 /// The kind of tensor that holds a stored type, for those that weights come in.
@@ -363,11 +374,25 @@ pub fn write_file<'t>(
             Ok((name, View { dtype, shape, bytes }))
         })
         .collect::<Result<_>>()?;
-    let metadata = (!metadata.is_empty())
-        .then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
-    let bytes = safetensors::serialize(views, metadata)
-        .map_err(|error| Error::DamagedWeights { path: path.to_owned(), reason: error.to_string() })?;
-    write_whole(path, &bytes)
+    let damaged = |reason: String| Error::DamagedWeights { path: path.to_owned(), reason };
+    let bytes = safetensors::serialize(views, None).map_err(|error| damaged(error.to_string()))?;
+    let metadata: BTreeMap<_, _> = metadata.iter().copied().collect();
+    let metadata = serde_json::to_string(&metadata).map_err(|error| damaged(error.to_string()))?;
+    write_whole(path, &with_metadata(&bytes, &metadata))
+}
+
+/// A safetensors file with more in its header. The crate that writes files takes metadata in no fixed order, and equal adapters
+/// are to be equal files.
+fn with_metadata(file: &[u8], metadata: &str) -> Vec<u8> {
+    let (length, rest) = file.split_at(8);
+    let length = length.iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+    let (header, data) = rest.split_at(length);
+    let tensors = header.trim_ascii().strip_prefix(b"{").unwrap_or_default();
+    let mut header = format!("{{\"__metadata__\":{metadata}").into_bytes();
+    header.extend_from_slice(if tensors == b"}" { b"" } else { b"," });
+    header.extend_from_slice(tensors);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes()[..], &header, data].concat()
 }
 
 /// Writes a file under a temporary name beside it, puts it on disk and renames it.

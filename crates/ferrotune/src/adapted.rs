@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ferrotune_adapters::{AdapterWeights, Lora, LoraAdapter, LoraConfig, Untied};
-use ferrotune_nn::{CausalLm, Storage};
+use ferrotune_adapters::{AdapterWeights, Adapters, Lora, LoraAdapter, LoraConfig, NamedAdapters, Untied};
+use ferrotune_nn::{CausalLm, ProjectionBuilder, Storage};
 
-use crate::{AutoCausalLm, Error, LoadOptions, Result};
+use crate::{AutoCausalLm, Error, LoadOptions, Result, base_record, check_base};
 
 /// Where an adapter's values come from.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,15 @@ pub enum Start<'a> {
     Resumed(&'a LoraConfig, &'a AdapterWeights),
 }
 
+/// A model with several adapters in it, one of which acts.
+#[derive(Debug)]
+pub struct AdaptedBySeveral {
+    /// The model.
+    pub model: Box<dyn CausalLm>,
+    /// The adapters, and the switch between them.
+    pub adapters: NamedAdapters,
+}
+
 /// A model with an adapter in it.
 #[derive(Debug)]
 pub struct Adapted {
@@ -30,30 +39,73 @@ pub struct Adapted {
 
 /// Builds the model of `folder` with an adapter over base weights in `storage`.
 ///
-/// Where the adapter trains the head or the embedding of a tied model, the model is built untied, as PEFT does.
+/// Where the adapter trains the head or the embedding of a tied model, the model is built untied, as PEFT does. The adapter remembers
+/// the base.
 ///
 /// # Errors
-/// What reading and building give; an adapter that matches nothing, or was made for another model, by name.
+/// What reading and building give; an adapter that matches nothing, or was made for another base ([`check_base`]), by name.
 pub fn adapt(
     folder: &AutoCausalLm,
     start: Start<'_>,
     storage: impl Storage,
     options: &LoadOptions,
 ) -> Result<Adapted> {
+    if let Start::From(weights) | Start::Resumed(_, weights) = start {
+        check_base(folder, weights)?;
+    }
     let (config, mut builder) = match start {
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
         Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),
         Start::Resumed(config, weights) => (config, Lora::resume(config.clone(), weights, storage)?),
     };
+    let model = build(folder, &[config], options, &mut builder)?;
+    let mut adapter = builder.finish()?;
+    adapter.record_base(base_record(folder)?);
+    Ok(Adapted { model, adapter })
+}
+
+/// Builds the model of `folder` with several adapters, by name, over one base in `storage`; the first acts until another is activated.
+///
+/// # Errors
+/// As [`adapt`], for each adapter; names that are empty, taken or no folder's.
+pub fn adapt_by_several<'a>(
+    folder: &AutoCausalLm,
+    adapters: impl IntoIterator<Item = (&'a str, &'a AdapterWeights)>,
+    storage: impl Storage,
+    options: &LoadOptions,
+) -> Result<AdaptedBySeveral> {
+    let mut builder = Adapters::new(storage);
+    let mut configs = Vec::new();
+    for (name, weights) in adapters {
+        check_base(folder, weights)?;
+        builder = builder.with_adapter(name, weights)?;
+        configs.push(weights.config());
+    }
+    let model = build(folder, &configs, options, &mut builder)?;
+    let mut adapters = builder.finish()?;
+    adapters.record_base(&base_record(folder)?);
+    Ok(AdaptedBySeveral { model, adapters })
+}
+
+/// The model of `folder`, untied where one of the configurations asks for it.
+fn build(
+    folder: &AutoCausalLm,
+    configs: &[&LoraConfig],
+    options: &LoadOptions,
+    builder: &mut dyn ProjectionBuilder,
+) -> Result<Box<dyn CausalLm>> {
     let checkpoint = folder.open_weights()?;
-    let model = match untied(folder, config)? {
-        None => folder.load_from(&checkpoint, options, &mut builder)?,
+    let mut own_head = None;
+    for config in configs {
+        own_head = own_head.or(untied(folder, config)?);
+    }
+    match own_head {
+        None => folder.load_from(&checkpoint, options, builder),
         Some(untied) => {
             let source = Untied::new(&checkpoint, &untied.weights())?;
-            untied.load_from(&source, options, &mut builder)?
+            untied.load_from(&source, options, builder)
         }
-    };
-    Ok(Adapted { model, adapter: builder.finish()? })
+    }
 }
 
 /// The untied form of a tied model whose head or embedding this configuration trains.

@@ -22,6 +22,21 @@ pub enum Error {
     /// An adapter could not be read, built or written.
     #[error(transparent)]
     Adapter(#[from] ferrotune_adapters::Error),
+    /// An adapter says that it was made for another base.
+    #[error(
+        "{adapter} was made for another base than `{base}`: {difference} (it was trained on `{trained_on}`); name that model, or \
+         use the adapter all the same with --allow-other-base (in code: `AdapterWeights::without_base`)"
+    )]
+    OtherBase {
+        /// The adapter's file.
+        adapter: String,
+        /// The folder of the base that it was to be put on.
+        base: PathBuf,
+        /// What differs, as a clause.
+        difference: &'static str,
+        /// What the adapter calls its base.
+        trained_on: String,
+    },
     /// Training stopped.
     #[error(transparent)]
     Trainer(#[from] ferrotune_trainer::Error),

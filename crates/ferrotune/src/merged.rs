@@ -10,19 +10,22 @@ use ferrotune_nn::checkpoint::{CheckpointWriter, write_whole};
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
-use crate::{AutoCausalLm, Result, adapted::untied, copy_companions};
+use crate::{AutoCausalLm, Result, adapted::untied, check_base, copy_companions};
 
 /// Writes the model of `folder` with `adapters` added into `output`, which must be an existing folder: weights shard by
 /// shard, `config.json`, the tokenizer's files, and a `README.md` that says what was added to what.
 ///
 /// # Errors
-/// An adapter made for another model, and what quantizing refuses, by name; what reading and writing give.
+/// An adapter made for another base ([`check_base`]), and what quantizing refuses, by name; what reading and writing give.
 pub fn merge(
     folder: &AutoCausalLm,
     adapters: &[&AdapterWeights],
     options: &MergeOptions,
     output: &Path,
 ) -> Result<Merged> {
+    for adapter in adapters {
+        check_base(folder, adapter)?;
+    }
     let checkpoint = folder.open_weights()?;
     let mut writer = CheckpointWriter::new(output);
     let mut fields = folder.config_file().fields().clone();

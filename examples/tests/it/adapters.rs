@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use crate::{documented::check, finetune::finetune};
+use crate::{
+    documented::check,
+    finetune::{FINETUNE, finetune},
+    place::Place,
+};
 
 #[test]
 fn bad_adapters_are_refused_as_documented() {
@@ -43,4 +47,33 @@ fn bad_adapters_are_refused_as_documented() {
         |place| place.edit("adapter/adapter_config.json", json!({ "r": 8 })),
         score,
     );
+}
+
+#[test]
+fn an_adapter_goes_onto_another_base_of_the_same_shapes_only_when_asked() {
+    let trained = |place: &Place| {
+        place.succeed(FINETUNE);
+        place.other_model();
+    };
+    let score = "score --model other --adapter out --ids ids.json --device cpu";
+    for line in [
+        score,
+        "merge --model other --adapter out --output merged --device cpu",
+        "generate --model other --adapter out --prompt add --device cpu",
+        "generate --model other --adapter one=out --adapter two=adapter --active two --prompt add --device cpu",
+        "finetune --model other --data data.json --adapter out --output further --device cpu",
+    ] {
+        check("an adapter for another base of the same shapes", trained, line);
+    }
+    check(
+        "leave to use another base without an adapter",
+        |_| {},
+        "score --model model --allow-other-base --ids ids.json --device cpu",
+    );
+    let place = Place::new();
+    trained(&place);
+    let output = place.run(&format!("{score} --allow-other-base"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("was made for another base than `other`"), "{said}");
+    place.succeed("merge --model other --adapter out --allow-other-base --output merged --device cpu");
 }

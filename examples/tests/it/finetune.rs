@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{documented::check, place::Place};
 
-const FINETUNE: &str = "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
+pub(crate) const FINETUNE: &str = "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
 
 /// [`FINETUNE`] with more flags; of a flag given twice clap complains, so these replace.
 pub(crate) fn finetune(more: &str) -> String {

@@ -73,6 +73,15 @@ impl Place {
         self.json(name, &value);
     }
 
+    /// A model like `model` in everything but the signs of its weights, in `other`.
+    pub(crate) fn other_model(&self) {
+        copy(&self.path("model"), &self.path("other"));
+        let mut bytes = fs::read(self.path("model/model.safetensors")).expect("a file");
+        let header = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        bytes[8 + header..].chunks_mut(4).for_each(|number| number[3] ^= 0x80);
+        self.write("other/model.safetensors", bytes);
+    }
+
     /// Rewrites the header of a safetensors file; the data stay.
     pub(crate) fn edit_header(&self, name: &str, change: impl FnOnce(&mut Value)) {
         let bytes = fs::read(self.path(name)).expect("a file");

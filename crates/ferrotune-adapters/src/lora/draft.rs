@@ -114,7 +114,8 @@ impl Draft {
         for site in &self.sites {
             tracing::debug!(%site, "adapted");
         }
-        Ok(LoraAdapter { config, parameters: self.parameters, entries: self.entries, sites: self.sites })
+        let Self { parameters, entries, sites, .. } = self;
+        Ok(LoraAdapter { config, base: None, parameters, entries, sites })
     }
 
     /// A tensor used directly that `modules_to_save` says is to be trained in full.

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use ferrotune_adapters::{AdapterWeights, Bias, LoraAdapter, LoraConfig, TargetModules};
+use ferrotune_adapters::{
+    AdapterWeights, BaseRecord, Bias, ExpertLayout, LoraAdapter, LoraConfig, TargetModules,
+};
 use ferrotune_nn::{Pass, checkpoint::write_file};
 use serde_json::{Value, json};
 
@@ -144,6 +146,31 @@ fn keys_that_nobody_knows_are_kept() {
     for field in ["invented_in_2031", "revision", "eva_config"] {
         assert_eq!(written[field], config[field]);
     }
+}
+
+#[test]
+fn a_record_of_the_base_travels_with_the_weights_and_out_of_pefts_sight() {
+    let record = BaseRecord { matrices: "ab".to_owned(), others: "cd".to_owned(), in_4_bits: true };
+    let (folder, target) = (golden().join("adapters/mixtral-per-expert"), tempfile::tempdir().unwrap());
+    let (model, weights) = (model("mixtral"), AdapterWeights::open(&folder).unwrap());
+    let (_, mut adapter) = model.read(&weights);
+    adapter.record_base(record.clone());
+    let (one, two, flat) = (target.path().join("one"), target.path().join("two"), target.path().join("flat"));
+    adapter.save(&one).unwrap();
+    let read = AdapterWeights::open(&one).unwrap();
+    assert_eq!(read.base(), Some(&record));
+    read.with_expert_layout(ExpertLayout::Flat, &model.specs()).unwrap().save(&flat).unwrap();
+    assert_eq!(AdapterWeights::open(&flat).unwrap().base(), Some(&record));
+    read.save(&two).unwrap();
+    let bytes = |folder: &Path| fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes(&one), bytes(&two), "in a fixed order");
+    let text = |folder: &Path| fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+    assert!(!text(&one).contains("ferrotune_base"));
+    let tensors = weights.tensors().iter().map(|(name, tensor)| (name.clone(), tensor));
+    write_file(&one.join("adapter_model.safetensors"), tensors, &[("ferrotune_base", "dense ab")]).unwrap();
+    let message = AdapterWeights::open(&one).unwrap_err().to_string();
+    assert!(message.contains("`ferrotune_base`") && message.contains("two digests"), "{message}");
+    assert_eq!(AdapterWeights::open(&two).unwrap().without_base().base(), None);
 }
 
 fn names(folder: &Path) -> Vec<String> {

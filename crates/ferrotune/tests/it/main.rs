@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
 #![allow(clippy::print_stdout, reason = "figures and skips are shown with --nocapture")]
 
+mod base_record;
 mod benchmarks;
 mod demo;
 mod fit;

@@ -1,0 +1,68 @@
+//! Telling a base from another one of the same shapes.
+
+use ferrotune_adapters::{AdapterWeights, BaseRecord};
+use ferrotune_core::digest;
+use ferrotune_nn::{Role, WeightSource, decoder::IGNORED_TENSORS, weights::Layouts};
+use tch::{Kind, Tensor};
+
+use crate::{AutoCausalLm, Error, Result};
+
+/// Rows that are looked at of each matrix, the first and the last among them. Training and merging change every row, and reading
+/// all of a large model would take longer than a short answer from it. So this tells models apart; it is no seal against
+/// someone who means to deceive.
+const ROWS: i64 = 8;
+
+/// What an adapter is to remember of the model in `folder`.
+///
+/// Values are rounded to bf16 first and weights go by their names in the model, so the same weights stored in bf16, in several
+/// files or in another layout of experts are the same base.
+///
+/// # Errors
+/// What reading gives.
+pub fn base_record(folder: &AutoCausalLm) -> Result<BaseRecord> {
+    let (weights, specs) = (folder.open_weights()?, folder.weights());
+    let source = Layouts::new(&weights, &specs, IGNORED_TENSORS)?;
+    let (mut matrices, mut others) = (String::new(), String::new());
+    for spec in &specs {
+        let of = match spec.role {
+            Role::Attention | Role::Mlp | Role::Expert if spec.shape.len() == 2 => &mut matrices,
+            _ => &mut others,
+        };
+        *of += &format!("{} {:?} ", spec.name, spec.shape);
+        let rows = spec.shape[0];
+        if spec.shape.len() == 1 || rows <= ROWS {
+            *of += &values(&source.read(&spec.name)?)?;
+        } else {
+            for row in (0..ROWS).map(|step| step * (rows - 1) / (ROWS - 1)) {
+                *of += &values(&source.read_rows(&spec.name, row..row + 1)?)?;
+            }
+        }
+    }
+    Ok(BaseRecord {
+        matrices: digest::of_bytes(matrices.as_bytes()),
+        others: digest::of_bytes(others.as_bytes()),
+        in_4_bits: folder.quantization().is_some(),
+    })
+}
+
+/// The digest of numbers in bf16.
+fn values(tensor: &Tensor) -> Result<String> {
+    let tensor = tensor.f_to_kind(Kind::BFloat16)?.f_contiguous()?;
+    Ok(digest::of_bytes(&ferrotune_nn::checkpoint::tensor_bytes("a weight", &tensor)?.2))
+}
+
+/// Refuses an adapter that was made for another base. One that does not say for which is taken; its shapes are compared when it is
+/// built.
+///
+/// # Errors
+/// [`Error::OtherBase`], and what reading gives.
+pub fn check_base(folder: &AutoCausalLm, adapter: &AdapterWeights) -> Result<()> {
+    let Some(recorded) = adapter.base() else { return Ok(()) };
+    let Some(difference) = recorded.difference(&base_record(folder)?) else { return Ok(()) };
+    Err(Error::OtherBase {
+        adapter: adapter.place().to_owned(),
+        base: folder.folder().to_owned(),
+        difference,
+        trained_on: adapter.config().base_model_name_or_path.clone().unwrap_or_default(),
+    })
+}
