@@ -66,7 +66,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A place in a data file; both kinds count from 1.
+/// A place in a data file; all kinds count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -74,6 +74,13 @@ pub enum Place {
     Line(u64),
     /// The row, in Parquet files.
     Row(u64),
+    /// The element of a JSON array, of which a line can hold any number.
+    Element {
+        /// Which element.
+        record: u64,
+        /// The line on which it begins.
+        line: u64,
+    },
 }
 
 impl fmt::Display for Place {
@@ -81,6 +88,7 @@ impl fmt::Display for Place {
         match self {
             Self::Line(line) => write!(f, "line {line}"),
             Self::Row(row) => write!(f, "row {row}"),
+            Self::Element { record, line } => write!(f, "record {record} in line {line}"),
         }
     }
 }

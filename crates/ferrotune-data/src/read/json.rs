@@ -1,4 +1,4 @@
-//! JSON arrays and JSON Lines, record by record with the line each begins on.
+//! JSON arrays and JSON Lines, record by record with the place of each.
 
 use std::{io::BufRead, path::Path};
 
@@ -22,7 +22,7 @@ pub(super) fn array(path: &Path, mut bytes: Vec<u8>, mut take: impl FnMut(Row)) 
         .map_err(|source| Error::Read { path: path.to_owned(), source: std::io::Error::other(source) })?;
     let elements: Vec<&RawValue> = serde_json::from_str(text).map_err(|problem| damaged(&problem))?;
     let (mut line, mut counted) = (1, 0);
-    for element in elements {
+    for (record, element) in (1..).zip(elements) {
         let raw = element.get();
         let start = raw.as_ptr().addr() - text.as_ptr().addr();
         line += count_newlines(&bytes[counted..start]);
@@ -33,7 +33,7 @@ pub(super) fn array(path: &Path, mut bytes: Vec<u8>, mut take: impl FnMut(Row)) 
         } else {
             object(raw.as_bytes())
         };
-        take(Row { place: Place::Line(line), fields });
+        take(Row { place: Place::Element { record, line }, fields });
     }
     Ok(())
 }

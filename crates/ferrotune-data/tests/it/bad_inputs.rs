@@ -72,7 +72,10 @@ fn bad_json_records_are_dropped_with_line_and_reason() {
         // In an array a malformed element is a structural fault, covered below.
         if *kind != "malformed_json" {
             let array = format!("[\n{GOOD},\n\n{line}]");
-            check_record("a.json", array.as_bytes(), &format!("line 4: {message}"), kind);
+            check_record("a.json", array.as_bytes(), &format!("record 2 in line 4: {message}"), kind);
+            // Of a file in one line the line says nothing.
+            let array = format!("[{GOOD},{line}]");
+            check_record("a.json", array.as_bytes(), &format!("record 2 in line 1: {message}"), kind);
         }
     }
     let message = "the text is not valid UTF-8";
@@ -80,9 +83,9 @@ fn bad_json_records_are_dropped_with_line_and_reason() {
     let lines = [GOOD.as_bytes(), b"\n", bad].concat();
     check_record("a.jsonl", &lines, &format!("line 2: {message}"), "invalid_utf8");
     let array = [&b"["[..], GOOD.as_bytes(), b",\n", bad, b"]"].concat();
-    check_record("a.json", &array, &format!("line 2: {message}"), "invalid_utf8");
+    check_record("a.json", &array, &format!("record 2 in line 2: {message}"), "invalid_utf8");
     let array = [&b"["[..], bad, b",\n", GOOD.as_bytes(), b"]"].concat();
-    check_record("a.json", &array, &format!("line 1: {message}"), "invalid_utf8");
+    check_record("a.json", &array, &format!("record 1 in line 1: {message}"), "invalid_utf8");
 }
 
 #[test]

@@ -54,7 +54,12 @@ fn check_alpaca(name: &str, bytes: &[u8], places: [u64; 3]) {
         assert_eq!(report.format, Format::Alpaca);
         assert_eq!(report.sha256, ferrotune_core::digest::of_bytes(bytes));
         let found: Vec<_> = records.iter().map(|record| record.origin.place).collect();
-        assert_eq!(found, places.map(Place::Line), "{name}");
+        let is_array = name.contains(".json") && !name.contains(".jsonl");
+        let place = |(record, line)| {
+            if is_array { Place::Element { record, line } } else { Place::Line(line) }
+        };
+        let expected: Vec<_> = (1..).zip(places).map(place).collect();
+        assert_eq!(found, expected, "{name}");
         assert!(records.iter().all(|record| *record.origin.file == *path));
     }
 }
@@ -98,7 +103,7 @@ fn instruct_v3_parquet_is_read_in_every_compression_and_its_frames_are_stripped(
         assert_eq!(report.rejections[0].to_string(), "row 4: field `response` is missing");
         let rows = records.iter().map(|record| match record.origin.place {
             Place::Row(row) => row as usize - 1,
-            Place::Line(_) => panic!("a Parquet file has rows"),
+            _ => panic!("a Parquet file has rows"),
         });
         for (row, record) in rows.zip(&records) {
             let turn = &record.turns[0];

@@ -29,6 +29,9 @@ pub(crate) fn byte_level() -> Tokenizer {
     Tokenizer::from_folder(&golden("byte_level")).unwrap()
 }
 
+/// With this variable set, data that are absent fail the tests that need them.
+const REQUIRED: &str = "FERROTUNE_REQUIRE_SHARED";
+
 /// The shared data folder: `FERROTUNE_SHARED`, else `../shared` beside the workspace.
 pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("FERROTUNE_SHARED")
@@ -37,6 +40,7 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
+    assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", folder.display());
     eprintln!("skipped: {test}, no shared data at {}", folder.display());
     None
 }
