@@ -40,12 +40,16 @@ fn texts(facts: &Value) -> Vec<&str> {
     facts["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }
 
+/// With this variable set, what the repository does not hold fails the tests that need it where it is absent.
+const REQUIRED: &str = "FERROTUNE_REQUIRE_SHARED";
+
 /// The folder of the real encoder, or `None` with a message where it is absent.
 fn real_encoder() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.models/all-minilm-l6-v2");
     if folder.is_dir() {
         return Some(folder);
     }
+    assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", folder.display());
     println!("skipped: no .models/all-minilm-l6-v2; `cargo xtask setup` fetches it");
     None
 }
@@ -170,6 +174,7 @@ fn bert_scores_of_the_real_encoder_equal_the_package() {
     let shared = env::var_os("FERROTUNE_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let Ok(records) = std::fs::read(shared.join("data/alpaca-999.json")) else {
+        assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and data/alpaca-999.json is absent");
         println!("skipped: no data/alpaca-999.json in the folder that FERROTUNE_SHARED names");
         return;
     };

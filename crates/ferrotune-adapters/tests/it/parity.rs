@@ -205,6 +205,12 @@ fn a_real_model_trains_as_in_peft() {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), Into::into);
     let folder = shared.join("data/tinystories-656k");
     if !folder.is_dir() {
+        let required = "FERROTUNE_REQUIRE_SHARED";
+        assert!(
+            std::env::var_os(required).is_none(),
+            "{required} is set, and `{}` is absent",
+            folder.display()
+        );
         println!("skipped: no `{}`; FERROTUNE_SHARED names the folder that holds `data`", folder.display());
         return;
     }

@@ -10,18 +10,27 @@ use ferrotune_eval::{
 };
 use proptest::prelude::*;
 
-use crate::{assert_close, golden, golden_pairs, numbers, shared_data::corpora, strings};
+use crate::{
+    assert_close, golden, golden_pairs, numbers,
+    shared_data::{REQUIRED, corpora},
+    strings,
+};
 
 fn small_dictionary() -> Arc<WordNet> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wordnet");
     Arc::new(WordNet::open(&folder).unwrap())
 }
 
-/// WordNet 3.0, or `None` with a message where it is not installed.
+/// WordNet 3.0, or `None` with a message where it is not installed and not [`REQUIRED`].
 pub(crate) fn full_dictionary() -> Option<Arc<WordNet>> {
     let folder =
         env::var_os("FERROTUNE_WORDNET").map_or_else(|| PathBuf::from("/usr/share/wordnet"), PathBuf::from);
     if !folder.join("data.noun").exists() {
+        assert!(
+            env::var_os(REQUIRED).is_none(),
+            "{REQUIRED} is set, and {} holds no WordNet",
+            folder.display()
+        );
         eprintln!(
             "skipped: no WordNet in {}; install wordnet-base or set FERROTUNE_WORDNET",
             folder.display()

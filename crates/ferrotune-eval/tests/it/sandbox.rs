@@ -28,6 +28,10 @@ const LONG: Duration = Duration::from_secs(120);
 /// Set in the run of these tests that an ordinary user makes.
 const AS_ORDINARY_USER: &str = "FERROTUNE_TEST_AS_ORDINARY_USER";
 
+/// With this variable set, a machine that isolates no program fails the tests, so that continuous integration cannot lose
+/// them.
+const REQUIRED: &str = "FERROTUNE_REQUIRE_SANDBOX";
+
 /// An ordinary user's number; nothing belongs to it.
 const ORDINARY_USER: u32 = 31_007;
 
@@ -39,6 +43,7 @@ fn open(mechanism: Mechanism, wall: Duration) -> Option<Sandbox> {
             Some(sandbox)
         }
         Err(error @ (Error::Isolation { .. } | Error::Interpreter { .. })) => {
+            // Which of them a machine offers differs; that it offers none is what `sandboxes` looks at.
             eprintln!("skipped: {mechanism}: {error}");
             None
         }
@@ -50,10 +55,13 @@ fn open(mechanism: Mechanism, wall: Duration) -> Option<Sandbox> {
 pub(crate) fn sandboxes() -> &'static [(Sandbox, Sandbox)] {
     static SANDBOXES: OnceLock<Vec<(Sandbox, Sandbox)>> = OnceLock::new();
     SANDBOXES.get_or_init(|| {
-        [Mechanism::Bubblewrap, Mechanism::Namespaces]
+        let opened: Vec<_> = [Mechanism::Bubblewrap, Mechanism::Namespaces]
             .into_iter()
             .filter_map(|mechanism| Some((open(mechanism, SHORT)?, open(mechanism, LONG)?)))
-            .collect()
+            .collect();
+        let is_required = env::var_os(REQUIRED).is_some();
+        assert!(!(opened.is_empty() && is_required), "{REQUIRED} is set, and nothing isolates programs here");
+        opened
     })
 }
 

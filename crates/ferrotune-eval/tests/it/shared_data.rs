@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use crate::{assert_close, golden, meteor::full_dictionary, numbers};
 
-/// A file of the shared data, or `None` with a message where it is absent.
+/// With this variable set, data that are absent fail the tests that need them.
+pub(crate) const REQUIRED: &str = "FERROTUNE_REQUIRE_SHARED";
+
+/// A file of the shared data, or `None` with a message where it is absent and not [`REQUIRED`].
 pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let folder = env::var_os("FERROTUNE_SHARED").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
@@ -20,6 +23,7 @@ pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     );
     let path = folder.join(name);
     if !path.exists() {
+        assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", path.display());
         eprintln!(
             "skipped: {} is absent; set FERROTUNE_SHARED to the folder that holds {name}",
             path.display()

@@ -1,9 +1,6 @@
 //! HumanEval from prompt to pass@k with a trained model. It learned stories, so what is shown is the way.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use ferrotune::{
     ScoredModel,
@@ -16,24 +13,13 @@ use ferrotune::{
 };
 use tch::Kind;
 
-use crate::tinystories::{checkpoint, load};
+use crate::tinystories::{checkpoint, load, shared};
+
+const CLAIM: &str = "HumanEval with a model";
 
 /// A time that no program takes but one that never ends: on a busy machine the usual one runs out while Python starts, and the
 /// class of a result then differs from run to run.
 const LONG: Duration = Duration::from_secs(120);
-
-fn problems() -> Option<PathBuf> {
-    let shared = std::env::var_os("FERROTUNE_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let path = shared.join("data/HumanEval.jsonl.gz");
-    if !path.exists() {
-        println!(
-            "skipped: HumanEval with a model needs data/HumanEval.jsonl.gz under FERROTUNE_SHARED or ../shared"
-        );
-        return None;
-    }
-    Some(path)
-}
 
 /// Completions of every class, and the sum of all.
 fn counted(outcome: &TaskOutcome) -> u64 {
@@ -44,7 +30,9 @@ fn counted(outcome: &TaskOutcome) -> u64 {
 
 #[test]
 fn human_eval_runs_from_prompt_to_pass_at_k() {
-    let (Some(folder), Some(data)) = (checkpoint("HumanEval with a model"), problems()) else { return };
+    let (Some(folder), Some(data)) = (checkpoint(CLAIM), shared("data/HumanEval.jsonl.gz", CLAIM)) else {
+        return;
+    };
     let model = load(&folder, Kind::Float);
     let tokenizer = Tokenizer::from_folder(&folder).unwrap();
     let config =
@@ -58,6 +46,8 @@ fn human_eval_runs_from_prompt_to_pass_at_k() {
         let task = match open_task(name, &data, &settings) {
             Ok(task) => task,
             Err(error @ (Error::Isolation { .. } | Error::Interpreter { .. })) => {
+                let required = "FERROTUNE_REQUIRE_SANDBOX";
+                assert!(std::env::var_os(required).is_none(), "{required} is set, and {error}");
                 println!("skipped: {error}");
                 return None;
             }

@@ -28,13 +28,21 @@ const UPCYCLED: f64 = 1e-4;
 
 /// The checkpoint, where it is there.
 pub(crate) fn checkpoint(claim: &str) -> Option<PathBuf> {
-    let shared = std::env::var_os("FERROTUNE_SHARED")
+    shared("data/tinystories-656k", claim)
+}
+
+/// A file or folder of the shared data. Where it is absent a test says that it is skipped, and fails if
+/// `FERROTUNE_REQUIRE_SHARED` is set.
+pub(crate) fn shared(name: &str, claim: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("FERROTUNE_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let folder = shared.join("data/tinystories-656k");
-    if folder.is_dir() {
-        return Some(folder);
+    let path = folder.join(name);
+    if path.exists() {
+        return Some(path);
     }
-    println!("skipped: {claim} needs data/tinystories-656k under FERROTUNE_SHARED or ../shared");
+    let required = "FERROTUNE_REQUIRE_SHARED";
+    assert!(std::env::var_os(required).is_none(), "{required} is set, and {} is absent", path.display());
+    println!("skipped: {claim} needs {name} under FERROTUNE_SHARED or ../shared");
     None
 }
 

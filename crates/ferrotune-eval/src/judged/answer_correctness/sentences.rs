@@ -167,6 +167,11 @@ mod tests {
         let shared = std::env::var_os("FERROTUNE_SHARED")
             .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into(), PathBuf::from);
         let Ok(text) = std::fs::read_to_string(shared.join("data/alpaca-999.json")) else {
+            let required = "FERROTUNE_REQUIRE_SHARED";
+            assert!(
+                std::env::var_os(required).is_none(),
+                "{required} is set, and the shared data are not here"
+            );
             println!("skipped: the shared data are not here");
             return;
         };
