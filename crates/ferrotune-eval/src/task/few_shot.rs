@@ -37,15 +37,14 @@ impl Sampler {
     }
 }
 
-/// For each of `documents`, one after the other, the places of `shots` examples in a pool of `pool` by
-/// lm-evaluation-harness' default.
+/// For each of `documents`, one after the other, the places of `shots` examples in a pool of `pool`.
 pub(super) fn drawn(
+    mut sampler: Sampler,
     documents: usize,
     pool: usize,
     shots: usize,
     hint: &str,
 ) -> Result<Vec<Vec<usize>>, TaskDataProblem> {
-    let mut sampler = Sampler::random();
     let too_few = || TaskDataProblem::TooFewExamples { wanted: shots, found: pool, hint: hint.to_owned() };
     (0..documents).map(|_| sampler.draw(pool, shots, None).ok_or_else(too_few)).collect()
 }

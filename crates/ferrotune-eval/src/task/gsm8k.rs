@@ -5,7 +5,7 @@ use std::path::Path;
 use ferrotune_core::GenerationLimits;
 
 use super::{
-    Answered, Document, Example, Prompt, Request, RowCount, Scores, Task, TaskInfo, TaskSettings,
+    Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
     data::{self, Part},
     few_shot,
     scoring::{Verdict, share},
@@ -20,10 +20,15 @@ use crate::{
 
 pub(super) const NAME: &str = "gsm8k";
 pub(super) const SUMMARY: &str = "grade-school word problems; a folder with test and train, or the file of test, as JSON Lines or \
-     Parquet with columns question and answer";
+     Parquet with columns question and answer; examples with steps as cot with columns question and target";
 pub(super) const VARIANTS: &[(&str, &str)] = &[
     ("lm-eval", "lm-evaluation-harness 0.4.13 `gsm8k`: 5 examples drawn from train"),
     ("lm-eval-cot-zeroshot", "lm-evaluation-harness 0.4.13 `gsm8k_cot_zeroshot`"),
+    (
+        "lm-eval-cot",
+        "lm-evaluation-harness 0.4.13 `gsm8k_cot`: the first 8 examples of a file, the same before every question; \
+         the reference's own are those of Wei et al. 2022",
+    ),
 ];
 
 /// Rows of the published test and training data.
@@ -58,15 +63,32 @@ struct Form {
     answer: &'static str,
     /// Whether the strict rule wants a sentence rather than four number signs.
     sentence: bool,
+    examples: Examples,
+}
+
+/// Where examples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Examples {
+    /// Drawn from the training problems.
+    Train,
+    /// The first of a file of its own.
+    Cot,
 }
 
 /// Opens the task; `variant` is one of [`VARIANTS`].
 pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) -> Result<Box<dyn Task>> {
     let (form, shots) = match variant {
         "lm-eval-cot-zeroshot" => {
-            (Form { question: "Q: ", answer: "\nA: Let's think step by step.", sentence: true }, 0)
+            let answer = "\nA: Let's think step by step.";
+            (Form { question: "Q: ", answer, sentence: true, examples: Examples::Train }, 0)
         }
-        _ => (Form { question: "Question: ", answer: "\nAnswer:", sentence: false }, 5),
+        "lm-eval-cot" => {
+            (Form { question: "Q: ", answer: "\nA:", sentence: true, examples: Examples::Cot }, 8)
+        }
+        _ => {
+            let answer = "\nAnswer:";
+            (Form { question: "Question: ", answer, sentence: false, examples: Examples::Train }, 5)
+        }
     };
     let mut asking = Asking::new(NAME, VARIANTS, variant);
     asking.refuse(settings, &GREEDY_TEXT)?;
@@ -79,20 +101,29 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         TEST_ROWS,
         "test",
     )?;
-    let train = if shots == 0 {
-        None
-    } else {
-        examples_path(path, settings)
-            .map(|path| read(&path, settings.rows, TRAIN_ROWS, "train"))
-            .transpose()?
+    let (train_table, train) = match examples_path(path, form.examples, settings).filter(|_| shots > 0) {
+        None => (None, Vec::new()),
+        Some(path) => {
+            let (table, train) = match form.examples {
+                Examples::Train => read(&path, settings.rows, TRAIN_ROWS, "train")?,
+                Examples::Cot => read_cot(&path)?,
+            };
+            (Some(table), train)
+        }
     };
-    let (train_table, train) = train.unzip();
-    let train = train.unwrap_or_default();
-    let hint = match train_table {
-        None => "; put train beside test, name the file of examples, or ask for 0 examples",
-        Some(_) => "",
+    let hint = match (&train_table, form.examples) {
+        (None, Examples::Train) => "; put train beside test, name the file of examples, or ask for 0 examples",
+        (None, Examples::Cot) => {
+            "; put cot beside test, or name the file: JSON Lines with `question` and `target`, an answer in steps that ends with \
+             `The answer is` and a number"
+        }
+        (Some(_), _) => "",
     };
-    let examples = few_shot::drawn(test.len(), train.len(), shots, hint)
+    let sampler = match form.examples {
+        Examples::Train => Sampler::random(),
+        Examples::Cot => Sampler::FirstN,
+    };
+    let examples = few_shot::drawn(sampler, test.len(), train.len(), shots, hint)
         .map_err(|problem| data::problem(NAME, path, problem))?;
     let mut comparison = RawExactMatch { ignore_case: true, ..RawExactMatch::default() };
     for pattern in [",", r"\$", "(?s).*#### ", r"\.$"] {
@@ -104,14 +135,31 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
     Ok(Box::new(Gsm8k { info, form, test, train, examples, limits, comparison }))
 }
 
-fn examples_path(path: &Path, settings: &TaskSettings) -> Option<std::path::PathBuf> {
-    let stems = ["train", "gsm8k-train", "main/train-00000-of-00001"];
+fn examples_path(path: &Path, examples: Examples, settings: &TaskSettings) -> Option<std::path::PathBuf> {
+    let stems: &[&str] = match examples {
+        Examples::Train => &["train", "gsm8k-train", "main/train-00000-of-00001"],
+        Examples::Cot => &["cot", "gsm8k-cot"],
+    };
     match &settings.examples {
-        Some(path) if path.is_dir() => find_file(path, &stems),
+        Some(path) if path.is_dir() => find_file(path, stems),
         Some(path) => Some(path.clone()),
-        None if path.is_dir() => find_file(path, &stems),
-        None => find_file(path.parent()?, &stems),
+        None if path.is_dir() => find_file(path, stems),
+        None => find_file(path.parent()?, stems),
     }
+}
+
+/// Questions with answers as they are to be given.
+fn read_cot(path: &Path) -> Result<(Table, Vec<Problem>)> {
+    let table = read_table(NAME, path, Header::FirstRow)?;
+    table.require(&["question", "target"])?;
+    let problem = |row: &Row| {
+        Ok(Problem {
+            question: table.text(row, "question")?.to_owned(),
+            answer: table.text(row, "target")?.to_owned(),
+        })
+    };
+    let problems = table.rows.iter().map(problem).collect::<Result<_>>()?;
+    Ok((table, problems))
 }
 
 fn read(path: &Path, rows: RowCount, published: usize, part: &str) -> Result<(Table, Vec<Problem>)> {

@@ -8,7 +8,7 @@ use std::{
 use ferrotune_core::GenerationLimits;
 
 use super::{
-    Answered, Document, Example, Prompt, Request, RowCount, Scores, Task, TaskInfo, TaskSettings,
+    Answered, Document, Example, Prompt, Request, RowCount, Sampler, Scores, Task, TaskInfo, TaskSettings,
     data::{self, Part},
     few_shot,
     scoring::{Verdict, by_group, share, with_pooled_stderr},
@@ -77,7 +77,7 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         read(source, "train", settings.rows, &TRAIN_ROWS)?
             .ok_or_else(|| no_files(source, "a folder with train/<subject>/<number>.json, or train.jsonl"))?
     };
-    let examples = few_shot::drawn(test.len(), train.len(), shots, "")
+    let examples = few_shot::drawn(Sampler::random(), test.len(), train.len(), shots, "")
         .map_err(|problem| data::problem(NAME, path, problem))?;
     let tables: Vec<&Table> = test_tables.iter().chain(&train_tables).collect();
     let info = asking.info(data::dataset(path, &tables, test.len()));
