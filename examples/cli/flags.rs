@@ -167,9 +167,12 @@ impl OtherBase {
     }
 }
 
+/// What the flags of [`BaseFlags`] stand under in `--help`.
+pub(crate) const BASE_HEADING: &str = "Base";
+
 /// How the base's matrices are kept.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Base")]
+#[command(next_help_heading = BASE_HEADING)]
 pub(crate) struct BaseFlags {
     /// Keeps the base's matrices in 4 bits, or all of it dense; as the folder has them where absent
     #[arg(long, value_name = "FORMAT", value_parser = words(&FORMATS))]

@@ -17,8 +17,8 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) use ferrotune::core::BoxError;
 pub(crate) use flags::{
-    AUTO, BaseFlags, BlockFlags, Common, ComputeFlags, DTYPES, FORMATS, HostFlags, NamedFolder, OtherBase,
-    bytes, is_pattern, load, names, say_census, seconds_since, tokenizer, words,
+    AUTO, BASE_HEADING, BaseFlags, BlockFlags, Common, ComputeFlags, DTYPES, FORMATS, HostFlags, NamedFolder,
+    OtherBase, bytes, is_pattern, load, names, say_census, seconds_since, tokenizer, words,
 };
 pub(crate) use folder::{refuse_inputs, refuse_to_fill, write_file, write_folder};
 

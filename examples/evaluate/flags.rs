@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser};
+use clap::{Arg, ArgGroup, Args, Parser};
 use ferrotune::{
     Chat, JudgeConfig, JudgeTemperature,
     eval::{
@@ -26,14 +26,15 @@ const TEXT_METRICS: &str = "bleu,chrf,rouge,meteor,exact_match,token_f1";
 #[derive(Debug, Parser)]
 #[command(
     group = ArgGroup::new("what").args(["pairs", "rescore", "task"]).required(true).multiple(true),
-    after_help = "Prints one JSON object as the last line of standard output: `metrics`, a record for each measurement."
+    after_help = "Prints one JSON object as the last line of standard output: `metrics`, a record for each measurement.",
+    mut_args = without_effect
 )]
 pub(crate) struct Flags {
     /// JSON Lines with `id`, `prediction`, `reference` or a list `references`, and `instruction` where judges need it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rescore", "task"])]
     pub(crate) pairs: Option<PathBuf>,
     /// A file that `--samples` wrote, to be scored again without a model; with `--task`, by that task's rules
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "BaseFlags"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pub(crate) rescore: Option<PathBuf>,
     /// Pairs of another system with the same ids, with `--task` what `--samples` wrote of another model, to compare with: paired
     /// tests, corrected for their number by Holm
@@ -70,11 +71,26 @@ pub(crate) struct Flags {
     pub(crate) compute: cli::ComputeFlags,
 }
 
+const METRICS_HEADING: &str = "For the metrics";
+const JUDGE_HEADING: &str = "Judge";
+
+/// Refuses flags that would change nothing, so that nobody takes a number for what it is not.
+fn without_effect(flag: Arg) -> Arg {
+    let of_a_model =
+        ["adapter", "allow_other_base", "chat", "turns", "batch_tokens"].contains(&flag.get_id().as_str());
+    match flag.get_help_heading() {
+        Some(METRICS_HEADING | JUDGE_HEADING) => flag.conflicts_with("task"),
+        Some(cli::BASE_HEADING) => flag.conflicts_with_all(["pairs", "rescore"]),
+        _ if of_a_model => flag.conflicts_with_all(["pairs", "rescore"]),
+        _ => flag,
+    }
+}
+
 const ON_FAILURE: &[(&str, OnFailure)] = &[("error", OnFailure::Error), ("skip", OnFailure::Skip)];
 
 /// What encoders and dictionaries the metrics may use.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "For the metrics")]
+#[command(next_help_heading = METRICS_HEADING)]
 pub(crate) struct HelperFlags {
     /// Sentence encoder for semantic similarity, Answer Semantic Similarity and BERTScore [default: .models/all-minilm-l6-v2,
     /// where it is there]
@@ -102,7 +118,7 @@ pub(crate) struct HelperFlags {
 
 /// Who judges, how, and at what price.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Judge")]
+#[command(next_help_heading = JUDGE_HEADING)]
 pub(crate) struct JudgeFlags {
     /// Base address of an OpenAI-compatible server, such as https://api.openai.com/v1
     #[arg(long, value_name = "URL", requires = "judge_model", conflicts_with_all = ["judge_local", "judge_replies"])]
@@ -183,7 +199,7 @@ pub(crate) struct ModelFlags {
     #[command(flatten)]
     pub(crate) other: cli::OtherBase,
     /// A benchmark, or `name:variant`; an unknown name is answered with the list of them
-    #[arg(long, value_name = "NAME", requires = "data", conflicts_with_all = ["HelperFlags", "JudgeFlags"])]
+    #[arg(long, value_name = "NAME", requires = "data")]
     pub(crate) task: Option<String>,
     /// The benchmark's file or folder
     #[arg(long, value_name = "PATH", requires = "task")]

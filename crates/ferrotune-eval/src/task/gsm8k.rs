@@ -112,7 +112,9 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
         }
     };
     let hint = match (&train_table, form.examples) {
-        (None, Examples::Train) => "; put train beside test, name the file of examples, or ask for 0 examples",
+        (None, Examples::Train) => {
+            "; put train beside test, name the file of examples, or ask for 0 examples"
+        }
         (None, Examples::Cot) => {
             "; put cot beside test, or name the file: JSON Lines with `question` and `target`, an answer in steps that ends with \
              `The answer is` and a number"
