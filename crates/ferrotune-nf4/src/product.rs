@@ -31,8 +31,8 @@ pub(crate) const ROWS: usize = 2;
 /// Bytes of a cache line, and of the longest vector.
 const CACHE_LINE: usize = 64;
 
-/// Rows of W to a task.
-const TASK: usize = 32;
+/// About how many weights of W a task multiplies: some microseconds, below which a second thread costs more than it saves.
+const TASK: usize = 1 << 18;
 
 /// A piece of a packed row, up to [`SEGMENT`] columns, as kernels read it.
 #[derive(Clone, Copy)]
@@ -114,11 +114,12 @@ impl<'a> PackedMatrix<'a> {
         let Scratch { activations, results } = scratch;
         let activations = arrange(x, batch, self.columns, lanes, tile, activations);
         results.resize(self.rows * batch, 0.0);
-        threads.for_each(results.chunks_mut(TASK * batch).enumerate(), |(task, out)| {
+        let rows = (TASK / self.columns).next_multiple_of(ROWS).max(ROWS);
+        threads.for_each(results.chunks_mut(rows * batch).enumerate(), |(task, out)| {
             if lanes == 1 {
-                self.reference(isa, task * TASK, activations, batch, out);
+                self.reference(isa, task * rows, activations, batch, out);
             } else {
-                self.rows_of_task(isa, task * TASK, activations, batch, tile, out);
+                self.rows_of_task(isa, task * rows, activations, batch, tile, out);
             }
         });
         for (m, y) in y.chunks_mut(self.rows).enumerate() {

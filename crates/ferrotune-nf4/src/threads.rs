@@ -28,11 +28,12 @@ impl Threads {
         Self { run }
     }
 
-    /// Does `work` once for each task, on any thread.
+    /// Does `work` once for each task, on any thread; a task that is alone, on this one.
     pub(crate) fn for_each<I>(self, tasks: I, work: impl Fn(I::Item) + Sync)
     where
-        I: Iterator + Send,
+        I: ExactSizeIterator + Send,
     {
+        let count = tasks.len();
         let tasks = Mutex::new(tasks);
         // Advancing an iterator over slices does not panic, so a poisoned lock still guards a whole one.
         let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -41,7 +42,9 @@ impl Threads {
                 work(task);
             }
         };
-        (self.run)(&rest);
+        if count > 1 {
+            (self.run)(&rest);
+        }
         // A `run` that did not run it leaves all of it to this thread.
         rest();
     }

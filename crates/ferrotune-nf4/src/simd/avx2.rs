@@ -8,6 +8,7 @@ use crate::{
     isa::Level,
     product::{MOST_ROWS, PER_LANE, Piece, ROWS, SEGMENT},
     scalar,
+    simd::AHEAD,
 };
 
 const LANES: usize = 8;
@@ -51,8 +52,12 @@ unsafe fn quantize_blocks<T: Element>(
         let magnitude = _mm256_set1_epi32(0x7fff_ffff);
         let mut most = _mm256_setzero_si256();
         for at in (0..block_size).step_by(LANES) {
-            // SAFETY: `at + 8 <= block_size`, the length of the block.
-            let bits = _mm256_castps_si256(unsafe { T::load_256(block.as_ptr().add(at)) });
+            // SAFETY: `at + 8 <= block_size`, the length of the block; what is asked for ahead is not read.
+            let bits = _mm256_castps_si256(unsafe {
+                let from = block.as_ptr().add(at);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_byte_add(AHEAD).cast());
+                T::load_256(from)
+            });
             most = _mm256_max_epu32(most, _mm256_and_si256(bits, magnitude));
         }
         let mut lanes = [0u32; LANES];
@@ -226,6 +231,7 @@ unsafe fn multiply_rows<const M: usize>(
             // SAFETY: a whole step is read from the row, a part of one from a padded copy; a vector of scales can be read from
             // each block of the segment on, and the last one begins before `SEGMENT / 32 + 1`.
             unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(AHEAD).cast());
                 codes[r] = if left == LANES {
                     _mm256_loadu_si256(from.as_ptr().cast())
                 } else {

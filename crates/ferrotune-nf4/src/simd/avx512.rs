@@ -10,16 +10,13 @@ use crate::{
     product::{MOST_ROWS, PER_LANE, Piece, ROWS, SEGMENT},
     scalar,
     scales::decode_scales as decode_rest,
+    simd::AHEAD,
 };
 
 const LANES: usize = 16;
 
 /// Weights that one step of a product reads from a row.
 const STEP: usize = LANES * PER_LANE;
-
-/// How far ahead of a product's reads its bytes are asked for: two rows of 4096 columns. Rows follow each other in memory,
-/// and what lies behind the last one is not read, only asked for.
-const AHEAD: usize = 4096;
 
 /// Like [`scalar::quantize`].
 pub(crate) fn quantize<T: Element>(
@@ -66,8 +63,12 @@ unsafe fn quantize_blocks<T: Element>(
         let magnitude = _mm512_set1_epi32(0x7fff_ffff);
         let mut most = _mm512_setzero_si512();
         for at in (0..block_size).step_by(LANES) {
-            // SAFETY: `at + 16 <= block_size`, the length of the block.
-            let bits = _mm512_castps_si512(unsafe { T::load_512(block.as_ptr().add(at)) });
+            // SAFETY: `at + 16 <= block_size`, the length of the block; what is asked for ahead is not read.
+            let bits = _mm512_castps_si512(unsafe {
+                let from = block.as_ptr().add(at);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_byte_add(AHEAD).cast());
+                T::load_512(from)
+            });
             most = _mm512_max_epu32(most, _mm512_and_si512(bits, magnitude));
         }
         let bits = _mm512_reduce_max_epu32(most);

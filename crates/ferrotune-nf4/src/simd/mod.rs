@@ -27,6 +27,11 @@ use std::arch::aarch64::float32x4_t;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
+/// Bytes by which kernels that read long runs ask for memory ahead: a page, which is two packed rows of 4096 columns. The processor
+/// itself looks less far, and never into the next page. Asking for what lies behind the end is harmless.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 4096;
+
 /// How vectors of an element type are read and written as f32, to the bits that `Element` gives.
 ///
 /// Reads and writes 4 (`128`), 8 (`256`) or 16 (`512`) elements at any alignment.

@@ -103,6 +103,11 @@ fn rows_that_fill_no_whole_step_or_straddle_blocks_are_within_the_stated_bound()
 }
 
 #[test]
+fn matrices_of_several_tasks_are_within_the_stated_bound() {
+    check(Codebook::Nf4, BlockSize::default(), 1201, 520, &[1, 2]);
+}
+
+#[test]
 fn one_row_and_none_work() {
     check(Codebook::Fp4, BlockSize::default(), 1, 128, &[1, 8]);
     let packed = Packed::new(Codebook::Nf4, BlockSize::default(), 0, &[], Scales::Plain(&[])).unwrap();

@@ -7,7 +7,8 @@ use ferrotune_nf4::{
 
 use crate::Noise;
 
-const ROWS: usize = 300;
+// Several tasks of every kernel.
+const ROWS: usize = 1200;
 const COLUMNS: usize = 520;
 
 /// Runs nothing: all is left to the calling thread.
