@@ -271,7 +271,7 @@ pub enum Error {
     },
     /// Code written by a model is to be run, and nobody allowed it.
     #[error(
-        "{task} runs code that a model wrote, which has to be allowed first; allow it with `--allow-code-execution`, in code with `CodeExecution::Allowed`, if this machine may run it in isolation"
+        "{task} runs code that a model wrote, which has to be allowed first; allow it with `--allow-code-execution`, in a study with `allow_code_execution = true`, in code with `CodeExecution::Allowed`, if this machine may run it in isolation"
     )]
     CodeExecutionNotAllowed {
         /// The benchmark.

@@ -8,6 +8,7 @@ mod place;
 
 mod adapters;
 mod benchmarks;
+mod compare;
 mod evaluate;
 mod finetune;
 mod fit;

@@ -58,25 +58,11 @@ impl fmt::Display for Progress<'_> {
         match self {
             Self::Answers { done, total } => write!(f, "{done} of {total} answers"),
             Self::Scoring { metric } => write!(f, "measuring {metric}"),
-            Self::Judging { metric, estimate } => write!(
-                f,
-                "asking the judge for {metric}: about {} questions, {} of them answered before",
-                estimate.calls + estimate.cached,
-                estimate.cached
-            ),
+            Self::Judging { metric, estimate } => write!(f, "asking the judge for {metric}: {estimate}"),
             Self::Judged { measurement } => {
                 let (scored, total) = (measurement.scored(), measurement.samples.len());
                 write!(f, "{}: {scored} of {total} answers judged", measurement.metric)?;
-                let Some(judged) = &measurement.judged else { return Ok(()) };
-                write!(
-                    f,
-                    ", {} questions asked, {} answered before",
-                    judged.usage.calls, judged.usage.cached
-                )?;
-                judged
-                    .usage
-                    .cost
-                    .map_or(Ok(()), |cost| write!(f, ", {cost:.2} in the currency of the prices"))
+                measurement.judged.as_ref().map_or(Ok(()), |judged| write!(f, "; {}", judged.usage))
             }
             Self::Documents { task, done, total } => write!(f, "{done} of {total} documents of {task}"),
         }

@@ -9,7 +9,10 @@ use std::{
 
 use ferrotune::{
     Compute, Error, demo,
-    eval::{FailureKind, Record, read_samples},
+    eval::{
+        Error::{Interpreter, Isolation},
+        FailureKind, Record, read_samples,
+    },
     grow,
     study::{Prepared, Silent, Study, StudyResults},
     trainer::TrainingConfig,
@@ -305,9 +308,9 @@ fn benchmarks_are_asked_before_and_after_and_compared_with_everything_else() {
 const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}({{ m.role }}) {{ m.content }}{{ eos_token }}{% endfor %}\
                              {% if add_generation_prompt %}(assistant) {% endif %}";
 
-/// The model as an instruct checkpoint: with a chat template beside it.
-fn instruct() -> PathBuf {
-    let folder = place().folder.path().join("instruct");
+/// The model as an instruct checkpoint of this name: with a chat template beside it.
+fn instruct(name: &str) -> PathBuf {
+    let folder = place().folder.path().join(name);
     fs::create_dir_all(&folder).unwrap();
     for entry in fs::read_dir(&place().model).unwrap() {
         let entry = entry.unwrap();
@@ -319,7 +322,7 @@ fn instruct() -> PathBuf {
 
 #[test]
 fn an_instruct_checkpoint_trains_and_answers_in_its_own_template() {
-    let instruct = instruct();
+    let instruct = instruct("instruct");
     let data = synthetic("gsm8k");
     let text = study_text(&format!(
         "metrics = \"perplexity,exact_match\"\n[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"{}\"\n\
@@ -400,6 +403,39 @@ fn an_instruct_checkpoint_trains_and_answers_in_its_own_template() {
 }
 
 #[test]
+fn humaneval_is_asked_where_code_may_run_in_isolation() {
+    let path = place().folder.path().join("one-problem.jsonl");
+    let problem = json!({"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f",
+        "canonical_solution": "    return 1\n", "test": "def check(candidate):\n    assert candidate() == 1\n"});
+    fs::write(&path, format!("{problem}\n")).unwrap();
+    let study = open(
+        "humaneval",
+        &study_text(&format!(
+            "metrics = \"exact_match\"\n[[evaluation.tasks]]\nname = \"humaneval\"\ndata = \"{}\"\nany_row_count = true\n\
+             max_new_tokens = 4\nallow_code_execution = true\n",
+            path.display()
+        )),
+    )
+    .unwrap();
+    let prepared = match study.prepare(&mut Silent) {
+        Ok(prepared) => prepared,
+        Err(Error::Metric(error @ (Isolation { .. } | Interpreter { .. }))) => {
+            println!("skipped: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let (_output, results) = run(&prepared);
+    let results = results.unwrap();
+    assert_eq!((results.benchmarks[0].metric.as_str(), results.benchmarks[0].documents), ("humaneval", 1));
+    for records in [&results.models[0].base_benchmarks, &results.models[0].runs[1].benchmarks] {
+        let record = of_metric(records, "humaneval");
+        assert_eq!((record.value, record.n_scored), (Some(0.0), 1), "{:?}", record.not_measured);
+    }
+    assert_eq!(strangers(&results), [] as [String; 0]);
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_by_name_before_anything_runs() {
     let gsm8k = synthetic("gsm8k");
     let gsm8k = gsm8k.display();
@@ -449,6 +485,39 @@ fn what_cannot_be_measured_is_refused_by_name_before_anything_runs() {
         }
         assert!(message.contains(expected), "{evaluation}: {message}");
     }
+}
+
+#[test]
+fn a_local_judge_that_cannot_judge_leaves_its_metric_unmeasured_and_counted() {
+    let judge = instruct("judge");
+    // Questions to judges are longer than the model's 256 positions; rotary embeddings reach as far as they are let.
+    let config = fs::read_to_string(judge.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = json!(16_384);
+    fs::write(judge.join("config.json"), config.to_string()).unwrap();
+    let study = open(
+        "local",
+        &study_text(&format!(
+            "metrics = \"exact_match,gpt4_score\"\n[evaluation.judge]\nlocal = \"{}\"\nmax_tokens = 4\n",
+            judge.display()
+        )),
+    )
+    .unwrap();
+    let prepared = study.prepare(&mut Silent).unwrap();
+    let questions = prepared.estimate().judge.unwrap();
+    let (_output, results) = run(&prepared);
+    let results = results.unwrap();
+    let usage = results.judge.as_ref().unwrap().usage;
+    // A model that took a single step writes no grade, nor when it is asked again.
+    assert_eq!(usage.calls + usage.cached, questions.calls_at_most, "{usage:?}");
+    assert_eq!(usage.unusable, questions.calls_at_most, "{usage:?}");
+    let record = of_metric(&results.models[0].base, "gpt4_score");
+    assert_eq!((record.value, record.n_scored, record.n_failed), (None, 0, HELD_OUT));
+    let reason = record.not_measured.as_deref().unwrap();
+    assert!(reason.starts_with("all 5 samples failed"), "{reason}");
+    assert_eq!(results.failures.iter().map(|failure| failure.count).sum::<u64>(), 3 * HELD_OUT as u64);
+    assert!(results.comparisons.iter().all(|found| found.comparison.metric != "gpt4_score"));
+    assert_eq!(strangers(&results), [] as [String; 0]);
 }
 
 #[test]

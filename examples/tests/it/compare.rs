@@ -1,0 +1,95 @@
+//! `compare` with a study's file: what it would ask, what it asks, and what it refuses.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{documented::check, place::Place};
+
+const COMPARE: &str = "compare --config study.toml --output out";
+
+/// A study of the place's model that takes a step, with what stands in `evaluation`.
+fn study(place: &Place, evaluation: &str) {
+    place.write(
+        "study.toml",
+        format!(
+            "title = \"A step\"\nseeds = [1]\ncompute = {{ device = \"cpu\", threads = 1 }}\ndata = {{ files = [\"data.json\"] }}\n\
+             adapter = {{ rank = 2 }}\ntraining = {{ max_steps = 1 }}\n[[models]]\nname = \"Tiny\"\npath = \"model\"\n\
+             [evaluation]\nmax_new_tokens = 2\n{evaluation}\n"
+        ),
+    );
+}
+
+#[test]
+fn a_dry_run_says_what_the_study_then_asks() {
+    let place = Place::new();
+    // Two of twenty records are held out. All stand on the file's one line.
+    let ids = ["data.json line 1", "data.json line 1 (2)"];
+    let reply = |id: &str| {
+        json!({"sample": id, "purpose": "gpt4_score", "text": "{\"reason\": \"so\", \"score\": 3}"})
+            .to_string()
+    };
+    let replies: Vec<String> = ids.iter().flat_map(|id| [reply(id), reply(id)]).collect();
+    place.write("replies.jsonl", replies.join("\n"));
+    let judge = "[evaluation.judge]\nreplies = \"replies.jsonl\"\nprompt_price = 10.0\nreply_price = 30.0\n";
+    study(&place, &format!("metrics = \"exact_match,gpt4_score\"\n{judge}"));
+
+    let dry = place.succeed(&format!("{COMPARE} --dry-run"));
+    assert!(!place.path("out").exists(), "a dry run writes nothing");
+    let estimate = &dry["estimate"];
+    assert_eq!((&estimate["evaluations"], &estimate["records"]), (&json!(2), &json!(2)), "{dry}");
+    assert_eq!((&estimate["judge"]["calls"], &estimate["judge"]["calls_at_most"]), (&json!(4), &json!(8)));
+
+    let output = place.run(COMPARE);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    for line in ["Tiny, base: 2 of 2 answers\n", "Tiny, seed 1: gpt4_score: 2 of 2 answers judged"] {
+        assert!(said.contains(line), "`{line}` is missing in {said}");
+    }
+    let results: Value =
+        serde_json::from_slice(&fs::read(place.path("out/results.json")).expect("results")).expect("JSON");
+    let usage = &results["judge"]["usage"];
+    let asked = usage["calls"].as_u64().zip(usage["cached"].as_u64()).map(|(calls, cached)| calls + cached);
+    assert_eq!(asked, Some(4), "{usage}");
+    for state in ["base", "seed-1"] {
+        assert!(place.path(&format!("out/tiny/{state}/samples.jsonl")).is_file(), "{state}");
+    }
+}
+
+#[test]
+fn studies_that_cannot_be_run_are_refused_before_anything_is_written() {
+    let case = |input: &str, evaluation: &str| {
+        check(
+            input,
+            |place| {
+                study(place, evaluation);
+                place.write("problems.jsonl", "{}");
+            },
+            COMPARE,
+        );
+    };
+    case("a study with an unknown key", "metric = \"bleu\"");
+    case("a study with an unknown metric", "metrics = \"blue\"");
+    case("a study's judge that is not named", "metrics = \"gpt4_score\"\n[evaluation.judge]\n");
+    case(
+        "a study's judge without its address",
+        "metrics = \"gpt4_score\"\n[evaluation.judge]\nmodel = \"j\"",
+    );
+    case(
+        "a study's judge that no metric asks",
+        "metrics = \"bleu\"\n[evaluation.judge]\nreplies = \"r.jsonl\"",
+    );
+    case(
+        "a study's benchmark that is unknown",
+        "[[evaluation.tasks]]\nname = \"gsm9k\"\ndata = \"data.json\"",
+    );
+    case("a study's benchmark without data", "[[evaluation.tasks]]\nname = \"gsm8k\"");
+    case(
+        "a study's HumanEval without leave to run code",
+        "[[evaluation.tasks]]\nname = \"humaneval\"\ndata = \"problems.jsonl\"",
+    );
+    case(
+        "a study's model without the chat template it is to use",
+        "[[models]]\nname = \"Chat\"\npath = \"model\"\ntemplate = \"chat\"",
+    );
+}
