@@ -46,11 +46,12 @@ pub(crate) struct Flags {
     pub(crate) training: TrainingFlags,
 }
 
-const ADAPTER_FLAGS: [&str; 14] = [
+const ADAPTER_FLAGS: [&str; 15] = [
     "rank",
     "alpha",
     "dropout",
     "target_modules",
+    "target_parameters",
     "exclude_modules",
     "layers_to_transform",
     "rank_pattern",
@@ -111,6 +112,10 @@ pub(crate) struct LoraFlags {
     /// Modules by name, separated by commas; or `all-linear`, `peft-all-linear`, or a regular expression
     #[arg(long, value_name = "NAMES", default_value = "q_proj,v_proj")]
     target_modules: String,
+    /// Stacked parameters of all experts, separated by commas: `gate_up_proj` (w1 and w3 of every expert), `down_proj` (w2); what is
+    /// saved has PEFT's layout of transformers 5
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    target_parameters: Vec<String>,
     /// Targeted modules to leave as they are, by name or regular expression
     #[arg(long, value_name = "NAMES")]
     exclude_modules: Option<String>,
@@ -261,6 +266,7 @@ impl Flags {
                 single if single == [text] && cli::is_pattern(text) => ModuleNames::Pattern(text.to_owned()),
                 names => ModuleNames::List(names),
             }),
+            target_parameters: flags.target_parameters.clone(),
             layers_to_transform: flags.layers_to_transform.clone(),
             rank_pattern: flags.rank_pattern.clone(),
             alpha_pattern: flags.alpha_pattern.clone(),

@@ -115,6 +115,13 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
              itself, which rounds otherwise, so measure what was saved",
         );
     }
+    let trained = further.as_ref().map_or(&lora, AdapterWeights::config);
+    if let Some(reason) = trained.unread_by_peft(&base.weights())? {
+        cli::say(&format!(
+            "PEFT's layout for experts has no form for what is saved: {reason}; Ferrotune reads it, and `merge` makes a model of it \
+             that everything reads"
+        ));
+    }
     let mut identity = identity(&flags, &lora, &base_config, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.

@@ -9,7 +9,7 @@ use crate::{
     AdapterWeights, Error, LoraConfig, Result, TargetModules,
     factors::Factor,
     files::{self, Taker, flat_key, flatten, key},
-    target::{Decision, Rules, alias, pattern_matches},
+    target::{Decision, Rules, Scale, alias, pattern_matches},
 };
 
 /// How an adapter's file lays out what it adds to experts.
@@ -24,6 +24,7 @@ pub enum ExpertLayout {
 }
 
 /// A stacked parameter of all experts of one layer.
+#[derive(Clone)]
 struct Stacked<'s> {
     /// Its name: `model.layers.3.mlp.experts.gate_up_proj`.
     name: &'s str,
@@ -73,6 +74,27 @@ impl AdapterWeights {
             ExpertLayout::Flat => conversion.flatten_experts()?,
         }
         conversion.finish()
+    }
+}
+
+impl LoraConfig {
+    /// Why PEFT on transformers 5 could not read an adapter of this configuration: what it does to experts has no form in the
+    /// only layout that PEFT has for them there. Nothing if it can. `specs` are the weights of the model.
+    ///
+    /// # Errors
+    /// What [`check`](Self::check) refuses.
+    pub fn unread_by_peft(&self, specs: &[WeightSpec]) -> Result<Option<String>> {
+        let adapter = AdapterWeights::new(self.plain(false), BTreeMap::new())?;
+        let conversion = Conversion::new(&adapter, specs)?;
+        for (leaf_name, layers) in &conversion.stacked {
+            let layers: Vec<_> =
+                layers.iter().filter(|layer| conversion.is_adapted(layer)).cloned().collect();
+            match conversion.one_scale(leaf_name, &layers) {
+                Err(Error::Layout { path, problem, .. }) => return Ok(Some(format!("`{path}` {problem}"))),
+                other => drop(other?),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -154,35 +176,42 @@ impl<'a> Conversion<'a> {
         })
     }
 
+    /// Whether any matrix of a stacked parameter is touched.
+    fn is_adapted(&self, stacked: &Stacked<'_>) -> bool {
+        stacked.members().any(|spec| self.decisions[module(spec)] != Decision::Frozen)
+    }
+
+    /// The rank and the scaling of all matrices of a stacked parameter in its adapted layers; nothing if there are none.
+    fn one_scale(&self, leaf_name: &str, layers: &[Stacked<'_>]) -> Result<Option<Scale>> {
+        let mut decisions = layers.iter().flat_map(Stacked::members).map(|spec| self.decisions[module(spec)]);
+        let refuse = |problem: &str| {
+            Err(Error::Layout {
+                path: leaf_name.to_owned(),
+                place: self.adapter.place.clone(),
+                problem: problem.to_owned(),
+            })
+        };
+        let Some(first) = decisions.next() else { return Ok(None) };
+        if self.adapter.config.use_dora {
+            return refuse("has magnitudes (DoRA), for which that layout has no place");
+        }
+        let Decision::Adapted(scale) = first else {
+            return refuse("is adapted in some of its matrices only, and that layout adapts all or none");
+        };
+        if decisions.any(|decision| decision != first) {
+            return refuse(
+                "has matrices that are not adapted, or of other ranks or scalings, and that layout has one for all",
+            );
+        }
+        Ok(Some(scale))
+    }
+
     fn flatten_experts(&mut self) -> Result<()> {
         let mut written: Vec<(&str, Factors)> = Vec::new();
         for (leaf_name, mut layers) in std::mem::take(&mut self.stacked) {
             let all = layers.len();
-            layers
-                .retain(|layer| layer.members().any(|spec| self.decisions[module(spec)] != Decision::Frozen));
-            if layers.is_empty() {
-                continue;
-            }
-            let decisions =
-                || layers.iter().flat_map(Stacked::members).map(|spec| self.decisions[module(spec)]);
-            let refuse = |problem: &str| {
-                Err(Error::Layout {
-                    path: leaf_name.clone(),
-                    place: self.adapter.place.clone(),
-                    problem: problem.to_owned(),
-                })
-            };
-            if self.adapter.config.use_dora {
-                return refuse("has magnitudes (DoRA), for which that layout has no place");
-            }
-            let Some(Decision::Adapted(scale)) = decisions().next() else {
-                return refuse("is adapted in some of its matrices only, and that layout adapts all or none");
-            };
-            if decisions().any(|decision| decision != Decision::Adapted(scale)) {
-                return refuse(
-                    "has matrices that are not adapted, or of other ranks or scalings, and that layout has one for all",
-                );
-            }
+            layers.retain(|layer| self.is_adapted(layer));
+            let Some(scale) = self.one_scale(&leaf_name, &layers)? else { continue };
             let mut taken = Vec::new();
             for layer in &layers {
                 taken.push(self.take_per_expert(layer, scale.rank)?);

@@ -209,7 +209,12 @@ impl Rules {
             self.alpha_pattern.iter().map(|entry| ("alpha_pattern", entry.text.as_str(), entry.matched)),
         );
         for (field, entry, _) in asked.into_iter().filter(|(_, _, matched)| !matched) {
-            let remedy = self.remedy(field, entry);
+            let in_both = field == "target_modules" && self.saved.iter().any(|saved| saved.text == entry);
+            let remedy = if in_both && !lenient {
+                "; it stands in `modules_to_save` too, and what trains in full is not adapted: leave it out of one of the two"
+            } else {
+                self.remedy(field, entry)
+            };
             if lenient && any && remedy.is_empty() {
                 tracing::warn!(field, entry, "matches nothing in this model");
                 continue;

@@ -1,10 +1,13 @@
 //! `finetune`: data, settings, and folders that hold a run.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::{documented::check, place::Place};
+use crate::{
+    documented::check,
+    place::{Place, copy},
+};
 
 pub(crate) const FINETUNE: &str = "finetune --model model --data data.json --output out --rank 2 --max-steps 2 --max-seq-length 64 --device cpu";
 
@@ -86,6 +89,7 @@ fn bad_settings_are_refused_as_documented() {
         &finetune("--quantize nf4 --block-size 48"),
     );
     check("a block size for a base that is not quantized", |_| {}, &finetune("--block-size 32"));
+    check("a module that is to be saved and adapted", |_| {}, &finetune("--modules-to-save q_proj"));
     check("a memory limit that the run does not fit into", |_| {}, &finetune("--memory-limit 1MB"));
     check("an amount of memory in no unit", |_| {}, &finetune("--memory-limit 24gallons"));
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
@@ -153,4 +157,43 @@ fn force_replaces_a_run_and_keeps_what_is_not_its_own() {
     assert!(place.path("out/notes.txt").is_file() && !place.path("out/checkpoint-2").exists());
     let log = fs::read_to_string(place.path("out/log.jsonl")).expect("a log");
     assert!(!log.contains("\"step\":2"), "{log}");
+}
+
+#[test]
+fn what_peft_cannot_read_is_said_before_training_and_nothing_else_is() {
+    for (flags, expected) in [
+        ("--target-modules w1", Some("`gate_up_proj` has matrices that are not adapted")),
+        ("--target-modules w1,w2,w3 --use-dora", Some("(DoRA)")),
+        ("--target-modules w1,w2,w3", None),
+        ("--target-parameters gate_up_proj,down_proj", None),
+        ("--target-modules q_proj --use-dora", None),
+    ] {
+        let place = Place::new();
+        place.tokenizer("mixtral");
+        let output = place.run(&finetune(&format!("--model mixtral {flags}")));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{flags}: {said}");
+        let found = said.lines().find(|line| line.starts_with("PEFT's layout for experts has no form"));
+        match expected {
+            Some(reason) => assert!(found.is_some_and(|line| line.contains(reason)), "{flags}: {said}"),
+            None => assert_eq!(found, None, "{flags}"),
+        }
+    }
+    let place = Place::new();
+    place.tokenizer("mixtral");
+    place.succeed(&finetune("--model mixtral --target-parameters gate_up_proj,down_proj"));
+    let config = fs::read_to_string(place.path("out/adapter_config.json")).expect("a configuration");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["target_parameters"], json!(["down_proj", "gate_up_proj"]));
+}
+
+#[test]
+fn a_head_or_an_embedding_that_is_tied_may_train_and_is_untied_for_it() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/ferrotune/tests/golden");
+    for module in ["lm_head", "embed_tokens"] {
+        let place = Place::new();
+        copy(&golden.join("models/llama-tied"), &place.path("model"));
+        place.tokenizer("model");
+        place.succeed(&finetune(&format!("--modules-to-save {module}")));
+    }
 }

@@ -5,7 +5,7 @@ use std::{fs, io::Write as _, path::Path};
 use ferrotune::{AutoCausalLm, nn::WeightSpec};
 use serde_json::{Map, Value, json};
 
-use crate::place::Place;
+use crate::{documented::check, place::Place};
 
 /// How far the plan may be from the measured peak, as a share of it.
 const TOLERANCE: f64 = 0.1;
@@ -102,4 +102,13 @@ fn the_plan_is_within_a_tenth_of_the_measured_peak() {
             run["total_parameters"].as_u64().expect("a number"),
         );
     }
+}
+
+#[test]
+fn what_loading_would_refuse_is_refused_as_documented() {
+    check(
+        "a plan for experts whose rows are no whole blocks",
+        |_| {},
+        "fit --model mixtral --quantize nf4 --device cpu",
+    );
 }

@@ -14,7 +14,7 @@ use ferrotune_nn::{Role, WeightSpec, seam::Recompute};
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use crate::{AutoCausalLm, Error, Result};
+use crate::{AutoCausalLm, Error, Result, adapted::untied};
 use activations::Activations;
 
 pub use work::Work;
@@ -79,8 +79,11 @@ impl MemoryPlan {
     /// The plan of a run.
     ///
     /// # Errors
-    /// An adapter's configuration that makes no sense or matches nothing in this model.
+    /// An adapter's configuration that makes no sense or matches nothing in this model; experts whose rows the block size does not
+    /// divide.
     pub fn new(model: &AutoCausalLm, config: &FitConfig) -> Result<Self> {
+        let untied = as_built(model, config)?;
+        let model = untied.as_ref().unwrap_or(model);
         let specs = model.weights();
         let sites = planned(config, &specs)?;
         let bytes_of_kind = config.kind.elt_size_in_bytes() as u64;
@@ -93,6 +96,7 @@ impl MemoryPlan {
             let count = spec.shape.iter().product::<i64>() as u64;
             match config.quantization.as_ref().filter(|_| is_quantized(spec)) {
                 Some(quantization) => {
+                    refuse_blocks_across_rows(model, spec, quantization)?;
                     let scales = quantization.scale_bytes(count);
                     plan.weights += quantization.bytes(count) - scales;
                     plan.scales += scales;
@@ -176,6 +180,28 @@ impl MemoryPlan {
 }
 
 /// What trains. Where there is no adapter, every weight does.
+/// The untied form of a tied model whose head or embedding the adapter changes: what a run builds.
+fn as_built(model: &AutoCausalLm, config: &FitConfig) -> Result<Option<AutoCausalLm>> {
+    match &config.adapter {
+        None => Ok(None),
+        Some(adapter) => untied(model, adapter),
+    }
+}
+
+/// What loading would refuse. A folder that is in 4 bits already keeps its own blocks.
+fn refuse_blocks_across_rows(model: &AutoCausalLm, spec: &WeightSpec, settings: &Quantization) -> Result<()> {
+    let (columns, block_size) = (spec.shape[1], settings.block_size.get());
+    if spec.role != Role::Expert
+        || model.quantization().is_some()
+        || (columns as usize).is_multiple_of(block_size)
+    {
+        return Ok(());
+    }
+    let place = format!("`{}`", model.folder().display());
+    Err(ferrotune_adapters::Error::BlockAcrossRows { name: spec.name.clone(), place, columns, block_size }
+        .into())
+}
+
 fn planned(config: &FitConfig, specs: &[WeightSpec]) -> Result<Vec<PlannedSite>> {
     let Some(adapter) = &config.adapter else {
         return Ok(specs

@@ -4,7 +4,7 @@ use ferrotune_adapters::Adaptation;
 use ferrotune_nn::{Role, seam::Recompute};
 use serde::Serialize;
 
-use super::{FitConfig, planned};
+use super::{FitConfig, as_built, planned};
 use crate::{Architecture, AutoCausalLm, Result};
 
 /// Floating-point operations of one token in training; a multiplication and an addition are two.
@@ -26,6 +26,8 @@ impl Work {
     /// # Errors
     /// As [`MemoryPlan::new`](super::MemoryPlan::new).
     pub fn new(model: &AutoCausalLm, config: &FitConfig) -> Result<Self> {
+        let untied = as_built(model, config)?;
+        let model = untied.as_ref().unwrap_or(model);
         let specs = model.weights();
         let (layers, attention_width, held, chosen) = match model.architecture() {
             Architecture::Llama2(model) => {
