@@ -113,6 +113,22 @@ fn the_replies_of_a_run_that_fails_are_kept() {
 }
 
 #[test]
+fn the_replies_of_a_model_are_kept_where_nobody_named_a_file() {
+    let place = Place::new();
+    // Whatever reads a 9 becomes no number at all: one question of three.
+    place.write("mmlu/test/anatomy_test.csv", CHOICES.replace("add 2 2", "add 9 2"));
+    place.spoil_embedding("9");
+    place.write("replies-1.jsonl", "mine");
+    let output = place.run(&format!("{CHOOSE} --model model --chat none"));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("the replies are in `replies-2.jsonl`, for --rescore"), "{errors}");
+    assert_eq!(fs::read_to_string(place.path("replies-1.jsonl")).expect("a file"), "mine");
+    let found = place.succeed(&format!("{CHOOSE} --rescore replies-2.jsonl --on-failure skip"));
+    assert_eq!((&found["metrics"][0]["n_scored"], &found["metrics"][0]["n_failed"]), (&json!(2), &json!(1)));
+}
+
+#[test]
 fn bad_benchmarks_are_refused_as_documented() {
     let good = |place: &Place| place.write("gsm8k.jsonl", QUESTIONS);
     check("an unknown benchmark", good, &TASK.replace("gsm8k:lm-eval-cot-zeroshot", "gsm9k"));

@@ -93,6 +93,21 @@ impl Place {
         self.write(name, [&(header.len() as u64).to_le_bytes()[..], &header, &rest[length..]].concat());
     }
 
+    /// Makes the model's vector of a word no number.
+    pub(crate) fn spoil_embedding(&self, word: &str) {
+        let id = tokenizer()["model"]["vocab"][word].as_u64().expect("a word of the vocabulary") as usize;
+        let mut bytes = fs::read(self.path("model/model.safetensors")).expect("a file");
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+        let tensor = &header["model.embed_tokens.weight"];
+        let number = |value: &Value| value.as_u64().expect("a number") as usize;
+        let (begin, end) = (number(&tensor["data_offsets"][0]), number(&tensor["data_offsets"][1]));
+        let row = (end - begin) / number(&tensor["shape"][0]);
+        let first = 8 + length + begin + id * row;
+        bytes[first..first + row].fill(0xff);
+        self.write("model/model.safetensors", bytes);
+    }
+
     /// Every file below, with its contents.
     pub(crate) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(folder: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {

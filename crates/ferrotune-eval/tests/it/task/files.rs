@@ -1,10 +1,14 @@
 //! What files with another shape than the published ones get.
 
-use std::path::Path;
+use std::{fs, io::Write as _, path::Path};
 
+use ferrotune_core::digest;
 use ferrotune_eval::{
     Error,
-    task::{TaskSettings, open_task},
+    task::{
+        TaskSettings, open_task,
+        table::{Header, read_table},
+    },
 };
 use serde_json::json;
 
@@ -164,4 +168,22 @@ fn files_of_the_wrong_kind_are_refused() {
         &any_rows(),
         "expected a folder with test/<subject>/<number>.json",
     );
+}
+
+#[test]
+fn a_digest_is_of_the_bytes_of_the_file_packed_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "{\"question\": \"q\", \"answer\": \"#### 1\"}\n";
+    let plain = folder.path().join("test.jsonl");
+    fs::write(&plain, text).unwrap();
+    let packed = folder.path().join("test.jsonl.gz");
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    fs::write(&packed, encoder.finish().unwrap()).unwrap();
+    let parquet = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/tasks/data/mmlu-hub/all/test-00000-of-00001.parquet");
+    for path in [&plain, &packed, &parquet] {
+        let table = read_table("a task", path, Header::FirstRow).unwrap();
+        assert_eq!(table.sha256, digest::of_bytes(&fs::read(path).unwrap()), "{}", path.display());
+    }
 }
