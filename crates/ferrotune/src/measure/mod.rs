@@ -92,7 +92,9 @@ impl Measure {
         } else {
             Metrics::open(&of_texts.join(","), &config.tools(), &judge, seed, config.on_failure, compute)?
         };
-        let benchmarks = config.tasks.iter().cloned().map(Benchmark::open).collect::<Result<_>>()?;
+        let benchmarks: Vec<Benchmark> =
+            config.tasks.iter().cloned().map(Benchmark::open).collect::<Result<_>>()?;
+        refuse_repeats(&benchmarks)?;
         Ok(Self { config, texts, perplexity, benchmarks })
     }
 
@@ -266,6 +268,21 @@ fn pairs(records: &[&DataRecord], answers: &[String]) -> Vec<Pair> {
             ..Pair::new(id, answer.clone(), response(record).trim())
         })
         .collect()
+}
+
+/// Refuses a benchmark under two names, such as with its usual variant spelt out: it would be tested twice.
+fn refuse_repeats(benchmarks: &[Benchmark]) -> Result<()> {
+    for (index, benchmark) in benchmarks.iter().enumerate() {
+        let key = |of: &Benchmark| (of.task.info().name.clone(), of.task.info().variant.clone());
+        if let Some(other) = benchmarks[..index].iter().find(|other| key(other) == key(benchmark)) {
+            return Err(Error::Setting {
+                setting: "evaluation.tasks.name",
+                found: format!("`{}` and `{}`, which are the same", other.config.name, benchmark.config.name),
+                expected: "each benchmark once in each variant".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn no_metric_asks(metrics: &str) -> Error {

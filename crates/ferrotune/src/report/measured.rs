@@ -64,7 +64,7 @@ pub(super) struct Line<'a> {
 
 /// Table by table, the metrics of all models, a few models in each.
 pub(super) fn metrics<'a>(results: &'a StudyResults, summary: &Summary) -> Vec<Table<'a>> {
-    tables(results, summary, &metrics::rows(results), |model| &model.metrics, |_| String::new(), Below::Range)
+    tables(results, summary, &metrics::rows(results), |model| &model.metrics, |_| String::new())
 }
 
 /// The same for the benchmarks; none without a benchmark.
@@ -76,14 +76,29 @@ pub(super) fn benchmarks<'a>(results: &'a StudyResults, summary: &Summary) -> Ve
     let definition = |row: &metrics::Row| {
         let of_row = results.benchmarks.iter().find(|one| row.is_of(&one.metric, &one.variant));
         match of_row {
-            Some(one) if one.documents < one.available => {
-                format!("{}; the first {} of {} documents", one.variant, one.documents, one.available)
+            Some(one) if one.documents < one.available => format!(
+                "{}; the first {} of {} documents{}",
+                one.variant,
+                one.documents,
+                one.available,
+                prompts(results, row)
+            ),
+            Some(one) => {
+                format!("{}; {} documents{}", one.variant, one.documents, prompts(results, row))
             }
-            Some(one) => format!("{}; {} documents", one.variant, one.documents),
             None => quality_index(results),
         }
     };
-    tables(results, summary, &rows, |model| &model.benchmarks, definition, Below::Interval)
+    tables(results, summary, &rows, |model| &model.benchmarks, definition)
+}
+
+/// How each model was asked.
+fn prompts(results: &StudyResults, row: &metrics::Row) -> String {
+    let style = |model: &'_ crate::study::ModelResults| {
+        let record = row.find(&model.base_benchmarks)?;
+        Some(format!("; {}: {}", model.name, record.params.get("prompt_style")?.as_str()?))
+    };
+    results.models.iter().filter_map(style).collect()
 }
 
 /// The index's definition, of the first record of it.
@@ -96,22 +111,12 @@ fn quality_index(results: &StudyResults) -> String {
     found.map_or_else(String::new, |record| record.variant.clone())
 }
 
-/// What stands below the value of a single evaluation.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Below {
-    /// Nothing; below a mean its range.
-    Range,
-    /// Its interval; below a mean its range.
-    Interval,
-}
-
 fn tables<'a>(
     results: &'a StudyResults,
     summary: &Summary,
     rows: &[metrics::Row],
     of_model: fn(&ModelSummary) -> &[MetricSummary],
     definition: impl Fn(&metrics::Row) -> String,
-    below: Below,
 ) -> Vec<Table<'a>> {
     let names: Vec<&str> = results.models.iter().map(|model| model.name.as_str()).collect();
     names
@@ -124,10 +129,8 @@ fn tables<'a>(
                 .iter()
                 .enumerate()
                 .map(|(i, row)| {
-                    let cells: Vec<Cell> = models
-                        .iter()
-                        .flat_map(|model| cells(&of_model(model)[i], model.runs, below))
-                        .collect();
+                    let cells: Vec<Cell> =
+                        models.iter().flat_map(|model| cells(&of_model(model)[i], model.runs)).collect();
                     let reason = cells.iter().find_map(|cell| cell.notes.first().cloned());
                     let uniform = cells.iter().all(|cell| {
                         !cell.measured && (cell.notes.is_empty() || cell.notes.first() == reason.as_ref())
@@ -146,9 +149,8 @@ fn tables<'a>(
 }
 
 /// Base, fine-tuned and change of one metric of one model.
-fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
-    let own =
-        |ci95: Option<[f64; 2]>| ci95.filter(|_| below == Below::Interval).map(|ends| interval(Some(ends)));
+fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
+    let own = |ci95: Option<[f64; 2]>| ci95.map(|ends| interval(Some(ends)));
     let scored = |samples: Option<Scored>| samples.map(|s| format!("{} of {} scored", s.scored, s.total));
     let absent = |why: &Option<String>| Cell {
         text: NOT_MEASURED.to_owned(),
@@ -185,7 +187,9 @@ fn cells(metric: &MetricSummary, runs: u64, below: Below) -> [Cell; 3] {
             let text = format!("{}{marks}", signed(change, METRIC));
             let several = metric.compared.filter(|compared| compared.runs > 1);
             let differ = several.map(|found| format!("{} of {} runs differ", found.significant, found.runs));
-            Cell { text, notes: differ.into_iter().collect(), measured: true }
+            let common =
+                metric.change_scored.map(|both| format!("{} of {} in both", both.scored, both.total));
+            Cell { text, notes: differ.into_iter().chain(common).collect(), measured: true }
         }
         None if metric.base.is_some() && metric.fine_tuned.is_some() => {
             Cell { text: "undefined".to_owned(), notes: Vec::new(), measured: true }

@@ -5,7 +5,7 @@ use ferrotune_eval::Record;
 use super::{
     measured::MARK,
     metrics::Better,
-    number::decimal,
+    number::{decimal, signed},
     summary::{BENCHMARKS, Duration, METRICS, MetricSummary, ModelSummary, Records, Spread, Summary},
 };
 use crate::study::{ModelResults, RunResults, StudyResults};
@@ -215,6 +215,23 @@ fn change(
     let within = find((records.base)(model))
         .and_then(|record| record.ci95)
         .is_some_and(|[low, high]| low <= tuned.mean && tuned.mean <= high);
+    if let (Some(_), Some(change)) = (metric.change_scored, metric.change) {
+        // The values are over other samples than their tested difference, so they do not say which way it goes.
+        let found = match metric.compared {
+            Some(compared) if compared.significant == 0 => {
+                ", which the tests do not tell from chance".to_owned()
+            }
+            Some(compared) if compared.marks == 0 => format!(
+                "; {} of {} runs differ from the base by more than chance",
+                compared.significant, compared.runs
+            ),
+            _ => String::new(),
+        };
+        return Some(format!(
+            "{label} went from {from}{before} to {to}{after}: {} on the samples that both have a score on{found}.",
+            signed(change, METRIC)
+        ));
+    }
     Some(match (verb(base.mean, tuned.mean, METRIC), metric.compared) {
         ("stayed", _) => format!("{label} stayed at {from}{before}."),
         // A direction would say more than the numbers do.

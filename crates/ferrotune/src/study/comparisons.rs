@@ -59,6 +59,11 @@ pub(super) fn all(evaluated: &[Evaluated], seed: u64) -> Result<Vec<StudyCompari
             if first.tokens != second.tokens && is_per_token(measurement) {
                 continue;
             }
+            // A benchmark asked in plain text and through a template is not one and the same.
+            let style = |measurement: &Measurement| measurement.params.get("prompt_style").cloned();
+            if style(measurement) != style(other) {
+                continue;
+            }
             match compare(measurement, other, &bootstrap) {
                 Ok(comparison) => comparisons.push(StudyComparison {
                     baseline: first.contestant.clone(),

@@ -550,9 +550,11 @@ fn cells_show_the_value_of_their_own_model_and_state() {
     let row = html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap();
     let cells = tokens(&visible(row));
     // Base 0.0142; means over lifts 0.917, 0.934 and 0.951 of 0.0142 + 0.83 lift, with their ends.
-    // Beside them 211 of 213 samples scored, and 633 of 639.
-    let model = ["0.014", "211", "213", "0.789", "0.775", "0.804", "633", "639", "0.775"];
-    let (first, second) = (["3", "3"], ["1", "3"]); // runs that differ, of those compared
+    // Beside them the base's interval, and 211 of 213 samples scored, and 633 of 639. The change is the mean of the paired
+    // differences 0.761, 0.774 and 0.788, each over 209 of 213 samples.
+    let model = ["0.014", "0.001", "0.027", "211", "213", "0.789", "0.775", "0.804", "633", "639", "0.774"];
+    // Runs that differ, of those compared.
+    let (first, second) = (["3", "3", "627", "639"], ["1", "3", "627", "639"]);
     let expected = model.iter().chain(&first).chain(&model).chain(&second);
     let expected: Vec<Token> = expected.map(|text| Token((*text).to_owned())).collect();
     assert_eq!(cells, expected, "{row}");
@@ -563,8 +565,8 @@ fn cells_show_the_value_of_their_own_model_and_state() {
 #[test]
 fn the_summary_says_what_rose_and_what_fell_with_n_and_interval() {
     let text = visible(&report::html(&sample()).unwrap());
-    let expected = "Exact Match rose from 0.014 (n\u{a0}=\u{a0}211, 95\u{a0}% interval 0.001 to 0.027) to 0.789 (mean of 3 seeds, 0.775 \
-                    to 0.804).";
+    let expected = "Exact Match went from 0.014 (n\u{a0}=\u{a0}211, 95\u{a0}% interval 0.001 to 0.027) to 0.789 (mean of 3 seeds, 0.775 \
+                    to 0.804): +0.774 on the samples that both have a score on.";
     assert!(text.contains(expected), "{text}");
     assert!(text.contains("Perplexity fell from 48.345"));
     for claim in ["significant", "proves"] {
@@ -582,8 +584,8 @@ fn a_difference_is_marked_only_where_every_run_has_it() {
     };
     // Corrected p-values 0.0004, 0.0031 and 0.0004: two marks stand in each run. 0.0172, 0.0612 and 0.3437: in one only.
     let exact_match = row("Exact Match");
-    assert!(exact_match.contains("+0.775** ") && exact_match.contains("3 of 3 runs differ"), "{exact_match}");
-    assert!(exact_match.contains("+0.775 ") && exact_match.contains("1 of 3 runs differ"), "{exact_match}");
+    assert!(exact_match.contains("+0.774** ") && exact_match.contains("3 of 3 runs differ"), "{exact_match}");
+    assert!(exact_match.contains("+0.774 ") && exact_match.contains("1 of 3 runs differ"), "{exact_match}");
     assert!(row("BLEU").contains("0 of 3 runs differ"), "{}", row("BLEU"));
     let text = visible(&html);
     for sentence in [
@@ -632,6 +634,30 @@ fn judging_shows_its_questions_its_price_and_what_failed() {
     let unjudged = StudyResults { judge: None, failures: Vec::new(), ..results };
     let text = visible(&report::html(&unjudged).unwrap());
     assert!(!text.contains("Judging") && !text.contains("What could not be scored"));
+}
+
+#[test]
+fn the_change_that_is_shown_is_the_one_that_is_tested() {
+    let mut results = sample();
+    results.models.truncate(1);
+    // The hard records failed in the base: its mean is high, and on the common records the runs are better.
+    results.models[0].base[0].value = Some(0.9);
+    results.models[0].runs.truncate(1);
+    results.models[0].runs[0].metrics[0].value = Some(0.8);
+    results.comparisons = vec![comparison("Tiny LLaMA", 1, "exact_match", 0.25, 0.0004)];
+    let summary = report::summarize(&results);
+    let metric = summary.models[0].metrics.iter().find(|metric| metric.metric == "exact_match").unwrap();
+    let common = metric.change_scored.unwrap();
+    assert_eq!((metric.change, common.scored, common.total), (Some(0.25), 209, 213));
+    assert_eq!(metric.compared.unwrap().marks, 3);
+    let html = report::html(&results).unwrap();
+    let row = visible(html.lines().find(|line| line.contains("\"row\">Exact Match <")).unwrap());
+    assert!(row.contains("+0.250***") && row.contains("209 of 213 in both"), "{row}");
+    let text = visible(&html);
+    assert!(
+        !text.contains("Exact Match fell") && text.contains(": +0.250 on the samples that both"),
+        "{text}"
+    );
 }
 
 #[test]

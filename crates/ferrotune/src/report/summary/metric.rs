@@ -42,8 +42,12 @@ pub struct MetricSummary {
     /// How many samples of all runs it is over, where some could not be scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fine_tuned_scored: Option<Scored>,
-    /// Fine-tuned mean minus base.
+    /// Fine-tuned minus base: the mean of the runs' paired differences, each over the samples that both states have a score
+    /// on; of the values themselves where nothing was compared.
     pub change: Option<f64>,
+    /// How many samples of all runs those are, where they are not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_scored: Option<Scored>,
     /// What the comparisons of the runs with the base say; nothing where none was made.
     pub compared: Option<ComparedRuns>,
 }
@@ -121,7 +125,11 @@ pub(super) fn summary(
         None if model.runs.is_empty() && base_record.is_some() => "there is no fine-tuning run".to_owned(),
         first => why(first.copied()),
     };
-    let change = base.zip(fine_tuned).map(|(base, tuned)| tuned.mean - base.mean).filter(|x| x.is_finite());
+    let compared = comparisons(results, model, row);
+    // What is tested is what is shown: where samples failed, the values are over other samples than their difference.
+    let paired = spread(compared.iter().map(|found| found.comparison.difference)).map(|spread| spread.mean);
+    let unpaired = || base.zip(fine_tuned).map(|(base, tuned)| tuned.mean - base.mean);
+    let change = paired.or_else(unpaired).filter(|change| change.is_finite());
     MetricSummary {
         metric: row.metric.clone(),
         variant: row.variant.clone(),
@@ -138,7 +146,8 @@ pub(super) fn summary(
         base,
         fine_tuned,
         change,
-        compared: change.and_then(|change| compared_runs(results, model, row, change)),
+        change_scored: paired.and_then(|_| in_common(&compared)),
+        compared: change.and_then(|change| compared_runs(results, model, &compared, change)),
     }
 }
 
@@ -156,23 +165,33 @@ pub(super) fn significance(results: &StudyResults) -> Significance {
     Significance { thresholds: [0.05, 0.01, 0.001], comparisons: results.comparisons.len() as u64 }
 }
 
-fn compared_runs(
-    results: &StudyResults,
-    model: &ModelResults,
-    row: &Row,
-    change: f64,
-) -> Option<ComparedRuns> {
-    let significance = significance(results);
+/// The comparisons of a model's runs with its base.
+fn comparisons<'a>(results: &'a StudyResults, model: &ModelResults, row: &Row) -> Vec<&'a StudyComparison> {
     let of_run = |found: &&StudyComparison| {
         found.baseline.seed.is_none()
             && found.baseline.model == model.name
             && found.candidate.model == model.name
             && row.is_of(&found.comparison.metric, &found.variant)
     };
-    let marks: Vec<usize> = results
-        .comparisons
+    results.comparisons.iter().filter(of_run).collect()
+}
+
+/// Samples that both sides of each comparison have a score on, if some do not.
+fn in_common(compared: &[&StudyComparison]) -> Option<Scored> {
+    let scored = compared.iter().map(|found| found.comparison.n as u64).sum();
+    let left_out: u64 = compared.iter().map(|found| found.comparison.n_left_out as u64).sum();
+    (left_out > 0).then_some(Scored { scored, total: scored + left_out })
+}
+
+fn compared_runs(
+    results: &StudyResults,
+    model: &ModelResults,
+    compared: &[&StudyComparison],
+    change: f64,
+) -> Option<ComparedRuns> {
+    let significance = significance(results);
+    let marks: Vec<usize> = compared
         .iter()
-        .filter(of_run)
         .map(|found| match found.comparison.difference * change > 0.0 {
             true => significance.marks(found.p_holm),
             false => 0,
