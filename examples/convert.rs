@@ -19,8 +19,6 @@ use serde::Serialize;
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Converting")]
 struct Flags {
-    #[command(flatten)]
-    common: cli::Common<cli::HostFlags>,
     /// PEFT folder of the adapter
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
@@ -34,6 +32,8 @@ struct Flags {
     /// Replaces an output folder that is not empty
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    common: cli::Common<cli::HostFlags>,
 }
 
 /// The last line of standard output.

@@ -20,10 +20,6 @@ use serde::Serialize;
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Generation")]
 struct Flags {
-    #[command(flatten)]
-    common: cli::Common,
-    #[command(flatten)]
-    base: cli::BaseFlags,
     /// PEFT folder of an adapter to put on the model; repeatable, each with a name then
     #[arg(long, value_name = "[NAME=]DIR", value_parser = NamedFolder::parse)]
     adapter: Vec<NamedFolder>,
@@ -56,6 +52,10 @@ struct Flags {
     /// Number of continuations
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     num: u32,
+    #[command(flatten)]
+    common: cli::Common,
+    #[command(flatten)]
+    base: cli::BaseFlags,
 }
 
 /// The last line of standard output; `text` and `tokens` are the first continuation's.

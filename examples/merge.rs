@@ -19,8 +19,6 @@ use serde::Serialize;
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Merging")]
 struct Flags {
-    #[command(flatten)]
-    common: cli::Common<cli::HostFlags>,
     /// Type to write; `auto` is the type in which each weight is stored
     #[arg(long, default_value = cli::AUTO, value_parser = cli::DTYPES)]
     dtype: String,
@@ -40,6 +38,8 @@ struct Flags {
     /// Replaces an output folder that is not empty
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    common: cli::Common<cli::HostFlags>,
 }
 
 /// The last line of standard output.

@@ -22,8 +22,6 @@ use serde::Serialize;
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Quantizing")]
 struct Flags {
-    #[command(flatten)]
-    common: cli::Common<cli::HostFlags>,
     /// Which sixteen numbers a code can stand for
     #[arg(long = "type", value_name = "TYPE", default_value = "nf4",
           value_parser = cli::words(&[("nf4", Codebook::Nf4), ("fp4", Codebook::Fp4)]))]
@@ -44,6 +42,8 @@ struct Flags {
     /// Replaces an output folder that is not empty
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    common: cli::Common<cli::HostFlags>,
 }
 
 /// The last line of standard output.

@@ -23,10 +23,6 @@ use serde_json::Value;
 #[derive(Debug, Parser)]
 #[command(next_help_heading = "Scoring")]
 struct Flags {
-    #[command(flatten)]
-    common: cli::Common,
-    #[command(flatten)]
-    base: cli::BaseFlags,
     /// PEFT folder of an adapter to put on the model
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -44,6 +40,10 @@ struct Flags {
     /// Ids in a batch, padding included
     #[arg(long, default_value_t = 4096)]
     batch_tokens: usize,
+    #[command(flatten)]
+    common: cli::Common,
+    #[command(flatten)]
+    base: cli::BaseFlags,
 }
 
 /// The last line of standard output.

@@ -16,14 +16,14 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
-use ferrotune_nn::{GroupedMatrix, Matrix, Result as ModelResult, RowGroups};
+use ferrotune_nn::{GroupedMatrix, Matrix};
 use ferrotune_torch::{BoxError, Forward, Function, SharedTensor, with_grad};
 use tch::{Kind, Tensor};
 
-use crate::Result;
+use crate::{Result, experts::AdaptedRows};
 
 /// Elements of the base that are made dense at a time.
 const CHUNK: i64 = 1 << 22;
@@ -151,20 +151,7 @@ impl<'a> Rows<'a> {
 /// Rows of experts scaled by what their expert has for each column: `x_e ∘ g_e`. Written by hand for the reason that
 /// the products on experts are.
 #[derive(Debug)]
-pub(crate) struct RowScale {
-    /// Where an expert's scale stands; without one its rows stay as they are.
-    pub(crate) slots: Arc<[Option<i64>]>,
-    pub(crate) groups: RowGroups,
-}
-
-impl RowScale {
-    fn for_each(&self, mut each: impl FnMut(i64, i64, i64) -> ModelResult<()>) -> ModelResult<()> {
-        self.groups.for_each_occupied(|expert, start, length| match self.slots[expert as usize] {
-            Some(slot) => each(slot, start, length),
-            None => Ok(()),
-        })
-    }
-}
+pub(crate) struct RowScale(pub(crate) AdaptedRows);
 
 impl Function for RowScale {
     fn name(&self) -> &str {
@@ -174,7 +161,7 @@ impl Function for RowScale {
     fn forward(&self, inputs: &[Tensor]) -> Result<Forward, BoxError> {
         let [x, scale] = inputs else { return Err("expected x and the scale".into()) };
         let output = x.f_contiguous()?.f_detach_copy()?;
-        self.for_each(|slot, start, length| {
+        self.0.for_each(|slot, start, length| {
             let _ = output.f_narrow(0, start, length)?.f_mul_(&scale.f_select(0, slot)?)?;
             Ok(())
         })?;
@@ -191,7 +178,7 @@ impl Function for RowScale {
         let Some(grad) = &grads[0] else { return Ok(vec![None, None]) };
         let grad_x = needs[0].then(|| grad.f_detach_copy()).transpose()?;
         let grad_scale = needs[1].then(|| scale.f_zeros_like()).transpose()?;
-        self.for_each(|slot, start, length| {
+        self.0.for_each(|slot, start, length| {
             if let Some(grad_x) = &grad_x {
                 let _ = grad_x.f_narrow(0, start, length)?.f_mul_(&scale.f_select(0, slot)?)?;
             }

@@ -30,6 +30,11 @@ impl Stack {
         self.b.size()[1]
     }
 
+    /// The rows of its experts among `groups`.
+    fn rows(&self, groups: &RowGroups) -> AdaptedRows {
+        AdaptedRows { slots: Arc::clone(&self.slots), groups: groups.clone() }
+    }
+
     fn columns(&self) -> Range<i64> {
         self.start..self.start + self.width()
     }
@@ -67,7 +72,7 @@ impl Stack {
         let scale =
             magnitude.scale(&self.a, &self.b, self.scaling, rows).map_err(|error| error.at("DoRA"))?; // [slots, width]
         let scaled = |sum: Tensor| -> Result<Tensor> {
-            let function = RowScale { slots: Arc::clone(&self.slots), groups: groups.clone() };
+            let function = RowScale(self.rows(groups));
             Ok(apply(Arc::new(function), &[&sum, &scale])?.swap_remove(0))
         };
         match dropped {
@@ -99,11 +104,7 @@ impl Grouped for AdaptedGroup {
         };
         for stack in &self.stacks {
             let input = dropped(x, self.kind, self.dropout, pass)?; // every product drops its own elements
-            let function = StackProduct {
-                slots: Arc::clone(&stack.slots),
-                scaling: stack.scaling,
-                groups: groups.clone(),
-            };
+            let function = StackProduct { rows: stack.rows(groups), scaling: stack.scaling };
             let added = apply(Arc::new(function), &[&input, &*stack.a, &*stack.b])?.swap_remove(0); // [rows, width]
             // With DoRA the base's part of the sum is of the same dropped input.
             let dropped = if stack.magnitude.is_some() && drops(self.dropout, pass) {
@@ -138,14 +139,21 @@ fn cat_columns(pieces: &[Tensor], kind: Kind) -> Result<Tensor> {
 /// tensor of the size of the whole, once per expert.
 #[derive(Debug)]
 struct StackProduct {
-    slots: Arc<[Option<i64>]>,
+    rows: AdaptedRows,
     scaling: f64,
+}
+
+/// The rows of those experts that have something on them.
+#[derive(Clone, Debug)]
+pub(crate) struct AdaptedRows {
+    /// Where an expert's factors or magnitudes stand; without any its rows stay as they are.
+    slots: Arc<[Option<i64>]>,
     groups: RowGroups,
 }
 
-impl StackProduct {
-    /// Calls `each(slot, start, length)` for every expert that has rows and factors.
-    fn for_each(&self, mut each: impl FnMut(i64, i64, i64) -> Result<()>) -> Result<()> {
+impl AdaptedRows {
+    /// Calls `each(slot, start, length)` for every expert that has rows and a slot.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(i64, i64, i64) -> Result<()>) -> Result<()> {
         self.groups.for_each_occupied(|expert, start, length| match self.slots[expert as usize] {
             Some(slot) => each(slot, start, length),
             None => Ok(()),
@@ -164,7 +172,7 @@ impl Function for StackProduct {
         let options = (x.kind(), x.device());
         let inner = x.f_new_zeros([rows, a.size()[1]], options)?; // [rows, rank]
         let output = x.f_new_zeros([rows, b.size()[1]], options)?; // [rows, width]
-        self.for_each(|slot, start, length| {
+        self.rows.for_each(|slot, start, length| {
             let (h, y) = (inner.f_narrow(0, start, length)?, output.f_narrow(0, start, length)?);
             let _ = x.f_narrow(0, start, length)?.f_matmul_out(&h, &a.f_select(0, slot)?.f_tr()?)?;
             let _ = h.f_matmul_out(&y, &b.f_select(0, slot)?.f_tr()?)?;
@@ -187,7 +195,7 @@ impl Function for StackProduct {
         let like = |tensor: &Tensor, needed: bool| needed.then(|| tensor.f_zeros_like()).transpose();
         let (grad_x, grad_a, grad_b) = (like(x, needs[0])?, like(a, needs[1])?, like(b, needs[2])?);
         let grad = grad.f_mul_scalar(self.scaling)?.f_contiguous()?; // [rows, width]
-        self.for_each(|slot, start, length| {
+        self.rows.for_each(|slot, start, length| {
             let (x, h) = (x.f_narrow(0, start, length)?, inner.f_narrow(0, start, length)?);
             let g = grad.f_narrow(0, start, length)?;
             if let Some(grad_b) = &grad_b {
