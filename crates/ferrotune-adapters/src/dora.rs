@@ -211,15 +211,15 @@ mod tests {
             Dims::new(self.0.size()[0], self.0.size()[1])
         }
 
-        fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> ModelResult<Tensor> {
+        fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> ferrotune_nn::Result<Tensor> {
             Ok(x.f_linear(&self.0, bias)?)
         }
 
-        fn product_transposed(&self, g: &Tensor) -> ModelResult<Tensor> {
+        fn product_transposed(&self, g: &Tensor) -> ferrotune_nn::Result<Tensor> {
             Ok(g.f_matmul(&self.0)?)
         }
 
-        fn rows(&self, range: Range<i64>) -> ModelResult<Tensor> {
+        fn rows(&self, range: Range<i64>) -> ferrotune_nn::Result<Tensor> {
             Ok(self.0.f_narrow(0, range.start, range.end - range.start)?)
         }
     }
