@@ -167,21 +167,31 @@ pub(crate) fn expect_len(what: &'static str, found: usize, expected: usize) -> R
 
 /// `Ok` if all entries are finite, an error that names the first one that is not.
 pub(crate) fn expect_finite(what: &'static str, values: &[f32]) -> Result<(), Error> {
-    first(values, |value| !value.is_finite())
-        .map_or(Ok(()), |index| Err(Error::NotFinite { what, index, value: values[index] }))
+    if !any(values, |value| !value.is_finite()) {
+        return Ok(());
+    }
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::NotFinite { what, index, value: values[index] }),
+    }
 }
 
-/// `Ok` if all entries are finite and none is below zero, an error that names the first one that is not finite, or else the first
-/// below zero.
+/// `Ok` if all entries are finite and none is below zero, an error that names the first one that is not.
 pub(crate) fn expect_magnitudes(what: &'static str, values: &[f32]) -> Result<(), Error> {
-    expect_finite(what, values)?;
-    first(values, |value| *value < 0.0)
-        .map_or(Ok(()), |index| Err(Error::NegativeScale { what, index, value: values[index] }))
+    // One after the other, because the compiler makes vectors of neither if it sees both at once.
+    if !any(values, |value| !value.is_finite()) && !any(values, |value| *value < 0.0) {
+        return Ok(());
+    }
+    match values.iter().position(|value| !(0.0..f32::INFINITY).contains(value)) {
+        None => Ok(()),
+        Some(index) if values[index].is_finite() => {
+            Err(Error::NegativeScale { what, index, value: values[index] })
+        }
+        Some(index) => Err(Error::NotFinite { what, index, value: values[index] }),
+    }
 }
 
-/// The first entry that is bad. A look at all without stopping goes before, which the compiler turns into vectors: scales are
-/// checked before each product.
-fn first(values: &[f32], bad: impl Fn(&f32) -> bool) -> Option<usize> {
-    let any = values.iter().fold(0, |any, value| any | u32::from(bad(value)));
-    if any == 0 { None } else { values.iter().position(bad) }
+/// Whether an entry is bad. Stops at none of them, so that the compiler can use vectors: scales are checked before each product.
+fn any(values: &[f32], bad: impl Fn(&f32) -> bool) -> bool {
+    values.iter().fold(0, |any, value| any | u32::from(bad(value))) != 0
 }

@@ -89,8 +89,12 @@ fn scales_that_are_not_finite_are_refused() {
 #[test]
 fn scales_below_zero_are_refused_and_decoded_ones_may_be() {
     let (size, codes) = (BlockSize::default(), [0; 64]);
-    let error = Packed::new(Codebook::Nf4, size, 128, &codes, Scales::Plain(&[1.0, -1e-3])).unwrap_err();
-    assert_eq!(error, Error::NegativeScale { what: "absmax", index: 1, value: -1e-3 });
+    // The first bad one is named, whatever is wrong with the others.
+    for last in [1.0, f32::NAN] {
+        let scales = Scales::Plain(&[1.0, -1e-3, last]);
+        let error = Packed::new(Codebook::Nf4, size, 192, &[0; 96], scales).unwrap_err();
+        assert_eq!(error, Error::NegativeScale { what: "absmax", index: 1, value: -1e-3 });
+    }
     let scales = |absmax| Scales::Nested { codes: &[0, 0], absmax, offset: 0.5 };
     let error = Packed::new(Codebook::Nf4, size, 128, &codes, scales(&[-1.0])).unwrap_err();
     assert_eq!(error, Error::NegativeScale { what: "nested_absmax", index: 0, value: -1.0 });
