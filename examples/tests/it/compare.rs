@@ -23,8 +23,15 @@ fn study(place: &Place, evaluation: &str) {
 #[test]
 fn a_dry_run_says_what_the_study_then_asks() {
     let place = Place::new();
-    // Two of twenty records are held out. All stand on the file's one line.
-    let ids = ["data.json line 1", "data.json line 1 (2)"];
+    // Two of twenty records are held out. What they are called stands in the samples of a study without a judge.
+    study(&place, "metrics = \"exact_match\"");
+    place.succeed("compare --config study.toml --output unjudged");
+    let lines = fs::read_to_string(place.path("unjudged/tiny/base/samples.jsonl")).expect("samples");
+    let id = |line: &str| {
+        serde_json::from_str::<Value>(line).expect("JSON")["id"].as_str().expect("an id").to_owned()
+    };
+    let ids: Vec<String> = lines.lines().map(id).collect();
+    assert_eq!(ids.len(), 2, "{lines}");
     let reply = |id: &str| {
         json!({"sample": id, "purpose": "gpt4_score", "text": "{\"reason\": \"so\", \"score\": 3}"})
             .to_string()
