@@ -16,7 +16,11 @@ use ferrotune::{
     kind_name, weights_digest,
 };
 
-use crate::{Evaluated, cli, flags::Flags, texts::comparisons};
+use crate::{
+    Evaluated, cli,
+    flags::Flags,
+    texts::{comparisons, free_name},
+};
 
 /// Runs the task `name` on the model of `--model`, or on the replies of `--rescore`.
 pub(crate) fn run(name: &str, flags: &Flags) -> cli::Result<Evaluated> {
@@ -82,10 +86,7 @@ fn keep_if_failed(outcome: &TaskOutcome, flags: &Flags) -> cli::Result<()> {
         (None, Some(path)) => {
             return Err(format!("{failure}; the replies are in `{}`", path.display()).into());
         }
-        (None, None) => (1..)
-            .map(|number| PathBuf::from(format!("replies-{number}.jsonl")))
-            .find(|path| !path.exists())
-            .unwrap_or_default(),
+        (None, None) => free_name(),
     };
     write_samples(&path, &outcome.samples, Existing::Replace)?;
     Err(format!("{failure}; the replies are in `{}`, for --rescore", path.display()).into())

@@ -1,13 +1,19 @@
 //! Scoring pairs of texts, and comparing two systems.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use ferrotune::{
     Metrics,
     core::digest,
     eval::{
-        Dataset, Evaluation, Pair, PairFile, Run, evaluate, read_pairs, rescorable_pairs, sample_lines,
+        Dataset, Evaluation, Existing, Measurement, Pair, PairFile, Run, evaluate_until_failure, read_pairs,
+        rescorable_pairs, sample_lines,
         statistics::{Bootstrap, Comparison, compare, holm},
+        write_samples,
     },
 };
 use serde::Serialize;
@@ -62,12 +68,18 @@ pub(crate) fn score(flags: &Flags) -> cli::Result<Evaluated> {
         });
     }
     let bootstrap = flags.bootstrap();
-    let found = measure(flags, &asked, &candidate, &bootstrap)?;
+    let samples_file = flags.samples.as_deref();
+    let found = measure(flags, &asked, &candidate, &bootstrap, samples_file)?;
     let samples = sample_lines(&candidate.file.pairs, &found.measurements)?;
     let mut evaluated = Evaluated { rejected, samples, ..Evaluated::default() };
     if let Some(baseline) = &baseline {
         evaluated.baseline_rejected = baseline.rejected();
-        let other = measure(flags, &asked, baseline, &bootstrap)?;
+        let other = match measure(flags, &asked, baseline, &bootstrap, None) {
+            Ok(other) => other,
+            Err(error) => {
+                return Err(keep(&error, &candidate.file.pairs, &found, samples_file, flags)?.into());
+            }
+        };
         evaluated.comparisons = comparisons(&other, &found, &bootstrap)?;
         evaluated.baseline = other.records;
     }
@@ -166,6 +178,7 @@ fn measure(
     asked: &Metrics,
     texts: &Texts<'_>,
     bootstrap: &Bootstrap,
+    samples: Option<&Path>,
 ) -> cli::Result<Evaluation> {
     let Texts { path, file: PairFile { pairs, rejected, sha256 } } = texts;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -176,7 +189,11 @@ fn measure(
         ..Run::default()
     };
     cli::say(&format!("measuring {} pairs of `{}`", pairs.len(), path.display()));
-    let mut found = evaluate(&asked.metrics, pairs, &run, bootstrap, flags.on_failure)?;
+    let (mut found, failure) =
+        evaluate_until_failure(&asked.metrics, pairs, &run, bootstrap, flags.on_failure)?;
+    if let Some(failure) = failure {
+        return Err(keep(&failure, pairs, &found, samples, flags)?.into());
+    }
     for record in &mut found.records {
         record.params.extend(flags.limit.map(|limit| ("limit".to_owned(), limit.into())));
         if !rejected.is_empty() {
@@ -184,6 +201,32 @@ fn measure(
         }
     }
     Ok(found)
+}
+
+/// Under `--on-failure error` a sample that cannot be scored ends the run, but not before what a judge was paid for is in a
+/// file; a cache has it already.
+fn keep(
+    failure: &dyn fmt::Display,
+    pairs: &[Pair],
+    found: &Evaluation,
+    samples: Option<&Path>,
+    flags: &Flags,
+) -> cli::Result<String> {
+    let was_judged = |measured: &Measurement| measured.judged.is_some() && measured.scored() > 0;
+    let is_lost = flags.judge.judge_cache.is_none() && found.measurements.iter().any(was_judged);
+    let path = match samples {
+        Some(path) => path.to_owned(),
+        None if is_lost => free_name(),
+        None => return Ok(failure.to_string()),
+    };
+    write_samples(&path, &sample_lines(pairs, &found.measurements)?, Existing::Replace)?;
+    Ok(format!("{failure}; what was scored before is in `{}`", path.display()))
+}
+
+/// A name for replies that no file has yet.
+pub(crate) fn free_name() -> PathBuf {
+    let names = (1..).map(|number| PathBuf::from(format!("replies-{number}.jsonl")));
+    names.into_iter().find(|path| !path.exists()).unwrap_or_default()
 }
 
 /// Every metric of both systems, the p-values corrected together.

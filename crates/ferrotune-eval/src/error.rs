@@ -24,6 +24,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A file cannot be created, since its folder is not there.
+    #[error("cannot create `{path}`: the folder `{folder}` does not exist; make it first, or name another")]
+    MissingFolder {
+        /// The file.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A file to be written is there already.
     #[error("`{path}` exists already; choose another name or allow it to be replaced")]
     Exists {

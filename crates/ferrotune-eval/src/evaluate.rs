@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Instant};
 
-use crate::{Measurement, Metric, OnFailure, Pair, Record, Result, Run, statistics::Bootstrap};
+use crate::{Error, Measurement, Metric, OnFailure, Pair, Record, Result, Run, statistics::Bootstrap};
 
 /// What an evaluation found: measurements and their records, in the same order.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Evaluation {
 /// it.
 ///
 /// # Errors
-/// What a metric returns, and [`Error::SampleFailed`](crate::Error::SampleFailed) under [`OnFailure::Error`].
+/// What a metric returns, and [`Error::SampleFailed`] under [`OnFailure::Error`].
 pub fn evaluate(
     metrics: &[Arc<dyn Metric>],
     pairs: &[Pair],
@@ -25,17 +25,40 @@ pub fn evaluate(
     bootstrap: &Bootstrap,
     on_failure: OnFailure,
 ) -> Result<Evaluation> {
+    match evaluate_until_failure(metrics, pairs, run, bootstrap, on_failure)? {
+        (evaluation, None) => Ok(evaluation),
+        (_, Some(failure)) => Err(failure),
+    }
+}
+
+/// The same, which gives back what was found before a sample failed, and the failure: judges were paid for it.
+///
+/// Under [`OnFailure::Error`] no metric follows one with a failure, and its own measurements are the last ones.
+///
+/// # Errors
+/// What a metric returns.
+pub fn evaluate_until_failure(
+    metrics: &[Arc<dyn Metric>],
+    pairs: &[Pair],
+    run: &Run,
+    bootstrap: &Bootstrap,
+    on_failure: OnFailure,
+) -> Result<(Evaluation, Option<Error>)> {
     let mut evaluation = Evaluation::default();
     for metric in metrics {
         let start = Instant::now();
         let measurements = metric.measure(pairs)?;
         let wall_s = start.elapsed().as_secs_f64();
         tracing::debug!(metric = ?metric.outputs(), samples = pairs.len(), wall_s, "measured");
+        let mut failure = None;
         for measurement in measurements {
-            let measurement = measurement.checked(on_failure)?;
+            failure = failure.or(measurement.check(on_failure).err());
             evaluation.records.push(Record::new(run, &measurement, bootstrap, wall_s)?);
             evaluation.measurements.push(measurement);
         }
+        if failure.is_some() {
+            return Ok((evaluation, failure));
+        }
     }
-    Ok(evaluation)
+    Ok((evaluation, None))
 }

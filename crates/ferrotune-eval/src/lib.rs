@@ -62,7 +62,7 @@ pub mod statistics;
 pub mod task;
 
 pub use error::{Error, LineProblem, Result, TaskDataProblem};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_until_failure};
 pub use metric::{
     Evidence, Failure, FailureKind, Judged, Measurement, Metric, SampleScore, Transcript, Unavailable,
 };

@@ -253,8 +253,8 @@ impl Measurement {
     /// Passes the measurement on, unless a sample failed and the policy is [`OnFailure::Error`].
     ///
     /// # Errors
-    /// [`Error::SampleFailed`] with the first failure. A metric that was not measured at all passes: its record says
-    /// so.
+    /// [`Error::SampleFailed`] with the first failure. A metric that was not measured at all passes, unless it was
+    /// judged: its record says so.
     pub fn checked(self, on_failure: OnFailure) -> Result<Self> {
         self.check(on_failure)?;
         Ok(self)
@@ -265,7 +265,8 @@ impl Measurement {
     /// # Errors
     /// As [`checked`](Self::checked).
     pub fn check(&self, on_failure: OnFailure) -> Result<()> {
-        if on_failure == OnFailure::Error && matches!(self.evidence, Evidence::Measured(_)) {
+        let was_tried = matches!(self.evidence, Evidence::Measured(_)) || self.judged.is_some();
+        if on_failure == OnFailure::Error && was_tried {
             for sample in &self.samples {
                 if let Err(failure) = &sample.score {
                     return Err(Error::SampleFailed {

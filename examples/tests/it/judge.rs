@@ -54,7 +54,12 @@ fn a_judges_failures_and_what_it_costs_are_counted_and_said() {
     assert_eq!((&estimate["calls"], &estimate["calls_at_most"]), (&json!(3), &json!(6)), "{found}");
     assert!(estimate["cost_at_most"].as_f64().is_some_and(|cost| cost > 0.0), "{found}");
     assert_eq!(found["metrics"], json!([]));
-    assert!(said.contains("3 questions if every reply can be used and 6 at most"), "{said}");
+    assert!(
+        said.contains(
+            "3 questions if every reply can be used (fewer where one comes up again) and 6 at most"
+        ),
+        "{said}"
+    );
 
     let output = place.run(&format!("{JUDGED} --on-failure skip --samples judged.jsonl"));
     let (found, said) = printed(&output);
@@ -85,6 +90,28 @@ fn a_metric_that_fails_on_every_sample_is_a_failure_whose_samples_are_kept() {
     assert_eq!(value_of(&found, "gpt4_score")["n_failed"], 3);
     assert_eq!(value_of(&found, "exact_match")["n_scored"], 3, "what else was measured is there");
     assert_eq!(fs::read_to_string(place.path("judged.jsonl")).expect("samples").lines().count(), 6);
+}
+
+#[test]
+fn what_a_judge_was_paid_for_outlives_the_failure_that_ends_the_run() {
+    let place = Place::new();
+    write_replies(
+        &place,
+        &[reply(1, "{\"reason\": \"right\", \"score\": 9}"), reply(2, "Hm."), reply(2, "Hm!")],
+    );
+    for (more, file) in [("", "replies-1.jsonl"), (" --samples mine.jsonl", "mine.jsonl")] {
+        let output = place.run(&format!("{JUDGED}{more}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains(&format!("; what was scored before is in `{file}`")), "{said}");
+        let kept = fs::read_to_string(place.path(file)).expect("the samples");
+        let lines: Vec<Value> = kept.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!((&lines[0]["score"], &lines[1]["failure"]["kind"]), (&json!(9.0), &json!("judge_reply")));
+        assert_eq!(lines[2]["failure"]["kind"], "not_measured");
+    }
+    place.run(&format!("{JUDGED} --judge-cache cache.jsonl"));
+    assert!(!place.path("replies-2.jsonl").exists(), "the cache has it");
 }
 
 #[test]
@@ -207,6 +234,7 @@ fn bad_judges_are_refused_as_documented() {
         ),
     );
     check("a judge that answers with prose", good, JUDGED);
+    check("a cache in a folder that is not there", good, &format!("{JUDGED} --judge-cache none/cache.jsonl"));
     check(
         "some samples without an instruction for a judge",
         |place| {

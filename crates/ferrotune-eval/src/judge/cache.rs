@@ -72,17 +72,17 @@ impl ReplyCache {
     /// The cache in a file, which is created if it is not there.
     ///
     /// # Errors
-    /// [`Error::CacheInUse`] if another process, or another value of this one, has it open; [`Error::Read`];
+    /// [`Error::MissingFolder`] if there is no folder to create it in; [`Error::CacheInUse`] if another process, or another value of this one, has it open; [`Error::Read`];
     /// [`Error::Write`]; [`Error::Line`] for a damaged line before the last one.
     pub fn open(path: &Path) -> Result<Self> {
         let unreadable = |source| Error::Read { path: path.to_owned(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(unreadable)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(
+                |source| match missing_folder(path) {
+                    Some(folder) => Error::MissingFolder { path: path.to_owned(), folder: folder.to_owned() },
+                    None => unreadable(source),
+                },
+            )?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::CacheInUse { path: path.to_owned() }),
@@ -178,6 +178,11 @@ impl ReplyCache {
         inner.values.extend(fresh.into_iter().map(|line| (line.key, line.value)));
         Ok(())
     }
+}
+
+/// The folder that a file would lie in, if there is none.
+fn missing_folder(path: &Path) -> Option<&Path> {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
 }
 
 impl Drop for Log {

@@ -1,9 +1,12 @@
 //! The client behind the endpoints: one POST of JSON, within limits, with retries.
 
 use std::{
-    env, fmt,
+    env, fmt, io,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -102,6 +105,10 @@ pub(super) struct Endpoint {
     clock: Arc<dyn Clock>,
     /// Why the server answers no request at all, once it has said so.
     refused: OnceLock<String>,
+    /// Whether it was ever reached.
+    is_reached: AtomicBool,
+    /// Whether the first fault was told.
+    has_warned: AtomicBool,
 }
 
 /// What came of a request that was answered.
@@ -119,11 +126,19 @@ enum Attempt<T> {
     /// The value, and how many tokens the server counted.
     Done(T, Option<u64>),
     /// Another attempt may succeed, after this wait if the server named one.
-    Fault { detail: String, retry_after: Option<Duration> },
+    Fault { detail: String, retry_after: Option<Duration>, contact: Contact },
     /// This request will never be answered.
     Rejected(String),
     /// No request will be.
     Refused(String),
+}
+
+/// Whether a server was there at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contact {
+    Made,
+    /// Nobody listens at the address, or it has no such name.
+    Nobody,
 }
 
 impl Endpoint {
@@ -158,6 +173,8 @@ impl Endpoint {
             limiter: Limiter::new(options.limits)?,
             clock: Arc::new(SystemClock::new()),
             refused: OnceLock::new(),
+            is_reached: AtomicBool::new(false),
+            has_warned: AtomicBool::new(false),
         })
     }
 
@@ -192,7 +209,7 @@ impl Endpoint {
         let mut retries = 0;
         loop {
             let unavailable = |detail| Err(JudgeError::Unavailable { detail, retries });
-            let (detail, retry_after) = match self.attempt(&body, tokens, &read) {
+            let (detail, retry_after, contact) = match self.attempt(&body, tokens, &read) {
                 Attempt::Done(value, tokens) => {
                     let latency = self.clock.now().saturating_sub(start);
                     return Ok(Answered { value, tokens, retries, latency });
@@ -202,12 +219,21 @@ impl Endpoint {
                     return Err(JudgeError::Refused { detail });
                 }
                 Attempt::Rejected(detail) => return unavailable(detail),
-                Attempt::Fault { detail, retry_after } => (detail, retry_after),
+                Attempt::Fault { detail, retry_after, contact } => (detail, retry_after, contact),
             };
             tracing::debug!(url = self.shown_url(), retries, detail, "request failed");
+            if contact == Contact::Made {
+                self.is_reached.store(true, Ordering::Relaxed);
+            }
+            if retries + 1 >= self.retry.attempts && !self.is_reached.load(Ordering::Relaxed) {
+                let detail =
+                    format!("{detail}; nobody was reached in {} attempts, check the address", retries + 1);
+                return Err(JudgeError::Refused { detail: self.refused.get_or_init(|| detail).clone() });
+            }
             if retries + 1 >= self.retry.attempts {
                 return unavailable(format!("{detail} (attempt {} of {0})", retries + 1));
             }
+            self.warn_once(&detail);
             match retry_after {
                 Some(wait) if wait > self.retry.longest_retry_after => {
                     return unavailable(format!(
@@ -221,6 +247,16 @@ impl Endpoint {
                 None => self.clock.sleep(self.retry.back_off(retries + 1, stream)),
             }
             retries += 1;
+        }
+    }
+
+    /// Says the first fault of all aloud: waiting for a server without a word looks like hanging.
+    fn warn_once(&self, detail: &str) {
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                attempts = self.retry.attempts,
+                "{detail}; such questions are put again after a while, and further faults are told at the level debug"
+            );
         }
     }
 
@@ -240,6 +276,9 @@ impl Endpoint {
             return Attempt::Refused(detail.clone());
         }
         let attempt = self.send(body, &read);
+        if let Attempt::Done(..) = attempt {
+            self.is_reached.store(true, Ordering::Relaxed);
+        }
         if let Attempt::Done(_, Some(cost)) = attempt {
             self.limiter.settle(grant, cost);
         }
@@ -251,10 +290,17 @@ impl Endpoint {
         if let Some(ApiKey(key)) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let fault = |detail: String| Attempt::Fault { detail: self.public(&detail), retry_after: None };
+        let fault = |detail: String| Attempt::Fault {
+            detail: self.public(&detail),
+            retry_after: None,
+            contact: Contact::Made,
+        };
         let mut response = match request.send(body) {
             Ok(response) => response,
-            Err(error) => return fault(format!("no reply from {}: {error}", self.shown_url())),
+            Err(error) => {
+                let detail = self.public(&format!("no reply from {}: {error}", self.shown_url()));
+                return Attempt::Fault { detail, retry_after: None, contact: contact_of(&error) };
+            }
         };
         let status = response.status().as_u16();
         let retry_after = response
@@ -281,7 +327,7 @@ impl Endpoint {
         match status {
             // An exhausted account answers with the status of a busy server, and no waiting helps.
             429 if reply.as_ref().is_some_and(is_out_of_quota) => Attempt::Refused(detail),
-            408 | 409 | 425 | 429 | 500.. => Attempt::Fault { detail, retry_after },
+            408 | 409 | 425 | 429 | 500.. => Attempt::Fault { detail, retry_after, contact: Contact::Made },
             401 | 403 => Attempt::Refused(match self.key {
                 Some(_) => format!("{detail}; the API key was not accepted"),
                 None => format!("{detail}; no API key was given"),
@@ -311,6 +357,14 @@ impl fmt::Debug for Endpoint {
             .field("url", &self.shown_url())
             .field("model", &self.model)
             .finish_non_exhaustive()
+    }
+}
+
+fn contact_of(error: &ureq::Error) -> Contact {
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Contact::Nobody,
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => Contact::Nobody,
+        _ => Contact::Made,
     }
 }
 

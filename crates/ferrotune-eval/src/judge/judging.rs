@@ -21,7 +21,8 @@ use super::{
     limits::lock,
 };
 use crate::{
-    Error, Failure, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore, Transcript,
+    Error, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore,
+    Transcript,
 };
 
 /// How a judge is asked, and what its failures mean.
@@ -41,8 +42,8 @@ pub struct JudgingOptions {
     /// Whether a conversation of which the cache holds no reply that can be used is had once more. Without it a run that is
     /// repeated finds the same failures, at no cost.
     pub retry_unusable: bool,
-    /// Under [`OnFailure::Error`] the first failure ends the work, before more is spent; pass the same to
-    /// [`evaluate`](crate::evaluate).
+    /// Under [`OnFailure::Error`] no sample is judged after one that failed, before more is spent; pass the same to
+    /// [`evaluate`](crate::evaluate), which makes an error of it.
     pub on_failure: OnFailure,
     /// Turns tokens into money.
     pub price: Option<Price>,
@@ -85,6 +86,15 @@ struct Judgment {
     score: Result<Verdict, Failure>,
     spread: Option<f64>,
     log: Log,
+}
+
+impl Judgment {
+    /// That of a sample after one that failed, where a failure ends the work.
+    fn not_asked_for() -> Self {
+        let detail = "not judged: the work ended at a sample before it".to_owned();
+        let failure = Failure { kind: FailureKind::NotMeasured, detail };
+        Self { score: Err(failure), spread: None, log: Log::default() }
+    }
 }
 
 /// The judgments of all samples, in their order.
@@ -134,13 +144,13 @@ impl Judging {
         &self.options
     }
 
-    /// Judges every pair by `judge`, one conversation per repetition.
+    /// Judges every pair by `judge`, one conversation per repetition; under [`OnFailure::Error`] until one fails, which the caller
+    /// makes an error of once what was paid for is kept.
     ///
     /// # Errors
-    /// [`Error::SomeInstructions`]; [`Error::JudgeRefused`]; what the cache gives; under [`OnFailure::Error`] [`Error::SampleFailed`].
+    /// [`Error::SomeInstructions`]; [`Error::JudgeRefused`]; what the cache gives.
     pub(crate) fn judge_all(
         &self,
-        metric: &str,
         pairs: &[Pair],
         judge: impl Fn(&Interview<'_>, &Pair) -> Result<Verdict, Stop> + Sync,
     ) -> Result<Verdicts> {
@@ -152,8 +162,12 @@ impl Judging {
             while !ended.load(Ordering::Relaxed) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(pair) = pairs.get(index) else { break };
-                let judgment = self.judge_one(metric, pair, &judge);
-                if judgment.is_err() {
+                let judgment = self.judge_one(pair, &judge);
+                let is_last = match &judgment {
+                    Ok(judgment) => judgment.score.is_err() && self.options.on_failure == OnFailure::Error,
+                    Err(_) => true,
+                };
+                if is_last {
                     ended.store(true, Ordering::Relaxed);
                 }
                 lock(&found)[index] = Some(judgment);
@@ -168,9 +182,9 @@ impl Judging {
         let mut verdicts =
             Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()), questions };
         let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Samples are handed out in order, and each that was handed out is here: those that are missing come after an error.
-        for (pair, judgment) in pairs.iter().zip(found.into_iter().flatten()) {
-            let judgment = judgment?;
+        // Samples are handed out in order, and each that was handed out is here: those that are missing come after a failure.
+        for (pair, judgment) in pairs.iter().zip(found) {
+            let judgment = judgment.unwrap_or_else(|| Ok(Judgment::not_asked_for()))?;
             verdicts.usage += judgment.log.usage;
             verdicts.samples.push((pair.id.clone(), judgment));
         }
@@ -179,7 +193,6 @@ impl Judging {
 
     fn judge_one(
         &self,
-        metric: &str,
         pair: &Pair,
         judge: &(impl Fn(&Interview<'_>, &Pair) -> Result<Verdict, Stop> + Sync),
     ) -> Result<Judgment> {
@@ -192,10 +205,6 @@ impl Judging {
             match judge(&interview, pair) {
                 Ok(verdict) => verdicts.push(verdict),
                 Err(Stop::Error(error)) => return Err(error),
-                Err(Stop::Failure(failure)) if self.options.on_failure == OnFailure::Error => {
-                    let (metric, id) = (metric.to_owned(), pair.id.clone());
-                    return Err(Error::SampleFailed { metric, id, failure });
-                }
                 Err(Stop::Failure(failure)) => {
                     failed = Some(failure);
                     break;

@@ -99,22 +99,22 @@ fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 
 /// What judging would cost, found without a single request.
 ///
-/// The least is what scores every sample if each reply can be used; a text in which the judge finds no statement needs one
-/// question less. The most is what is asked if every question has to be put as often as it may. A run that a failure ends
-/// asks less than either.
+/// `calls` are the questions if each reply can be used; the most is what is asked if every question has to be put as often
+/// as it may. Fewer are asked where a question comes up again, in several metrics or about several systems (it is counted each
+/// time, and the cache answers it), where a judge finds no statement in a text, and where a failure ends the run.
 ///
 /// Questions that depend on earlier replies are taken to be as long as the texts they are made of. Tokens of questions are
 /// a quarter of their bytes; replies are bounded by the longest allowed one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Questions to the judge, at least.
+    /// Questions to the judge if every reply can be used, each counted as often as it comes up.
     pub calls: u64,
     /// Questions to the judge, at most.
     #[serde(default)]
     pub calls_at_most: u64,
     /// Questions that the cache answers already.
     pub cached: u64,
-    /// Tokens of the questions, approximately, at least.
+    /// Tokens of these questions, approximately.
     pub prompt_tokens: u64,
     /// Tokens of the questions, approximately, at most.
     #[serde(default)]
@@ -131,7 +131,7 @@ impl fmt::Display for Estimate {
         let Self { calls, calls_at_most, cached, prompt_tokens, prompt_tokens_at_most, .. } = self;
         write!(
             f,
-            "{calls} questions if every reply can be used and {calls_at_most} at most, of about {prompt_tokens} to \
+            "{calls} questions if every reply can be used (fewer where one comes up again) and {calls_at_most} at most, of about {prompt_tokens} to \
              {prompt_tokens_at_most} tokens together, replies of at most {}",
             self.completion_tokens_at_most
         )?;

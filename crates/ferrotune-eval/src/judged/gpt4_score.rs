@@ -94,7 +94,7 @@ impl Metric for Gpt4Score {
     }
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
-        let verdicts = self.judging.judge_all("gpt4_score", pairs, |interview, pair| {
+        let verdicts = self.judging.judge_all(pairs, |interview, pair| {
             let score = self.grade(interview, pair)?;
             Ok(Verdict { score: f64::from(score), extracted: score.to_string() })
         })?;
@@ -170,7 +170,7 @@ impl Metric for FastChatScore {
 
     fn measure(&self, pairs: &[Pair]) -> Result<Vec<Measurement>> {
         let metric = "gpt4_score_fastchat";
-        let verdicts = self.judging.judge_all(metric, pairs, |interview, pair| {
+        let verdicts = self.judging.judge_all(pairs, |interview, pair| {
             let score = self.rate(interview, pair)?;
             Ok(Verdict { score, extracted: score.to_string() })
         })?;

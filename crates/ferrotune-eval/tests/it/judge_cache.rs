@@ -113,6 +113,14 @@ fn damage_before_the_last_line_is_an_error_with_its_place() {
 }
 
 #[test]
+fn a_folder_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none/c.jsonl");
+    let error = ReplyCache::open(&path).unwrap_err();
+    assert!(matches!(&error, Error::MissingFolder { folder, .. } if folder.ends_with("none")), "{error}");
+}
+
+#[test]
 fn a_file_has_one_owner_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.jsonl");

@@ -8,9 +8,9 @@ use std::{
 
 use ferrotune_core::Embedder as _;
 use ferrotune_eval::{
-    Error, Failure, FailureKind, Metric as _, OnFailure, Pair, Run, evaluate,
+    Error, Failure, FailureKind, Metric, OnFailure, Pair, Run, evaluate, evaluate_until_failure,
     judge::{
-        ApiKey, ChatEndpoint, ChatOptions, EmbeddingsEndpoint, EndpointOptions, JsonMode, Judge as _,
+        ApiKey, ChatEndpoint, ChatOptions, Clock, EmbeddingsEndpoint, EndpointOptions, JsonMode, Judge as _,
         Judging, JudgingOptions, Limits, Price, ReplyCache, TokenLimitField,
     },
     judged::Gpt4Score,
@@ -18,7 +18,7 @@ use ferrotune_eval::{
 };
 use serde_json::{Value, json};
 
-use crate::judge_server::{Act, Seen, Server, completion};
+use crate::judge_server::{Act, ManualClock, Seen, Server, completion};
 
 const GOOD: &str = r#"{"reason": "right", "score": 8}"#;
 
@@ -192,7 +192,13 @@ fn with_the_policy_error_the_first_failure_ends_the_run() {
     judging_options.on_failure = OnFailure::Error;
     let judge = Arc::new(chat(&server, &server.options()));
     let judging = Judging::new(judge, in_memory(), judging_options).unwrap();
-    match Gpt4Score::new(judging).unwrap().measure(&pairs(10)).unwrap_err() {
+    let metric: Arc<dyn Metric> = Arc::new(Gpt4Score::new(judging).unwrap());
+    // The second one is never asked.
+    let metrics = [Arc::clone(&metric), metric];
+    let (run, bootstrap) = (Run::default(), Bootstrap::default());
+    let (found, failure) =
+        evaluate_until_failure(&metrics, &pairs(10), &run, &bootstrap, OnFailure::Error).unwrap();
+    match failure.unwrap() {
         Error::SampleFailed { id, failure, .. } => {
             assert_eq!((id.as_str(), failure.kind), ("id2", FailureKind::JudgeReply));
             assert!(failure.detail.contains("`prose`"), "{failure}");
@@ -200,6 +206,25 @@ fn with_the_policy_error_the_first_failure_ends_the_run() {
         other => panic!("{other}"),
     }
     assert_eq!(server.requests(), 3, "nothing is spent after it");
+    let [measurement] = &found.measurements[..] else { panic!("{} measurements", found.measurements.len()) };
+    assert_eq!((measurement.samples.len(), measurement.scored()), (10, 2), "what was paid for is there");
+    let not_asked = measurement.samples[3].score.as_ref().unwrap_err();
+    assert_eq!(not_asked.kind, FailureKind::NotMeasured);
+    assert_eq!(measurement.judged.as_ref().unwrap().transcripts[2].raw.as_deref(), Some("prose"));
+}
+
+#[test]
+fn a_server_that_nobody_runs_ends_the_run_whatever_the_policy() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let judge = ChatEndpoint::new(&EndpointOptions::new(format!("http://{free}/v1"), "m"), None).unwrap();
+    let judge = judge.with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
+    let judging = judging(judge, &in_memory(), OnFailure::Skip);
+    let error = Gpt4Score::new(judging).unwrap().measure(&pairs(5)).unwrap_err();
+    assert!(matches!(&error, Error::JudgeRefused { .. }), "{error}");
+    assert!(error.to_string().contains("nobody was reached in 6 attempts, check the address"), "{error}");
+    // Five back-offs of one question, which four threads may wait through at the same time.
+    assert!(clock.now() < Duration::from_secs(4 * 31), "{:?}", clock.now());
 }
 
 #[test]

@@ -293,9 +293,8 @@ impl Metric for AnswerCorrectness {
             threshold: self.config.similarity_threshold,
             of_zero: (rules == CorrectnessRules::Ragas04Collections).then_some(0.0),
         };
-        let verdicts = self
-            .judging
-            .judge_all(rules.metric(), pairs, |interview, pair| self.score(interview, pair, &similarities))?;
+        let verdicts =
+            self.judging.judge_all(pairs, |interview, pair| self.score(interview, pair, &similarities))?;
         let mut measurement =
             verdicts.into_measurement(&self.judging, rules.metric(), rules.variant(), &rules.prompts());
         measurement = measurement
