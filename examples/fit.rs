@@ -121,6 +121,11 @@ fn fit(flags: Flags) -> cli::Result<Fit> {
     } else {
         AutoCausalLm::open_config(&flags.model)?
     };
+    if flags.time.tokens.is_some() && flags.time.operations_per_second.is_none() && !flags.time.measure {
+        return Err("`--tokens` says how long a run takes, and nothing says how fast it is; give \
+                    --operations-per-second, or --measure"
+            .into());
+    }
     let config = flags.config(&model)?;
     let (plan, work) = (MemoryPlan::new(&model, &config)?, Work::new(&model, &config)?);
     let rate = match flags.time.operations_per_second {

@@ -82,6 +82,15 @@ fn main() -> ExitCode {
 }
 
 fn generate(flags: Flags) -> cli::Result<Generated> {
+    if flags.temperature == 0.0 {
+        let idle = [("top-p", flags.top_p != 1.0), ("top-k", flags.top_k != 0)];
+        if let Some((name, _)) = idle.into_iter().find(|(_, given)| *given) {
+            return Err(format!(
+                "`--{name}` says what is drawn from, and nothing is drawn at temperature 0; leave it out, or give a --temperature"
+            )
+            .into());
+        }
+    }
     let (folder, model, adapter) = load(&flags)?;
     let tokenizer = cli::tokenizer(&folder)?;
     let prompt = prompt(&flags, &tokenizer)?;
@@ -127,7 +136,7 @@ fn active(flags: &Flags) -> cli::Result<Option<&NamedFolder>> {
             let count = several.len();
             Err(format!("{count} adapters are given ({}); say with --active which one acts", labels()).into())
         }
-        (named, Some(name)) => match named.iter().find(|other| other.name.as_ref() == Some(name)) {
+        (named, Some(name)) => match named.iter().find(|other| other.label() == *name) {
             None => Err(format!("no adapter is named `{name}`, there are: {}", labels()).into()),
             found => Ok(found),
         },

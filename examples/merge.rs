@@ -68,6 +68,13 @@ fn merge(flags: Flags) -> cli::Result<Merged> {
     let base = flags.blocks.config("--quantized-base", flags.quantized_base)?;
     let base = base.quantization()?.map_or(MergeBase::AsStored, MergeBase::Quantized);
     let model = AutoCausalLm::open(&flags.common.model)?;
+    if model.quantization().is_some() && matches!(base, MergeBase::Quantized(_)) {
+        return Err(format!(
+            "`{}` is in 4 bits already, and is merged onto as it is; leave --quantized-base out",
+            flags.common.model.display()
+        )
+        .into());
+    }
     let adapters = flags
         .adapter
         .iter()

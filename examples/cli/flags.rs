@@ -160,8 +160,14 @@ impl OtherBase {
         if !self.allow_other_base {
             return Ok(weights); // whoever uses it will refuse
         }
-        if let Err(problem) = check_base(base, &weights) {
-            super::say(&format!("used all the same: {problem}"));
+        match check_base(base, &weights) {
+            Err(Error::OtherBase { adapter, base, difference, .. }) => {
+                let base = base.display();
+                super::say(&format!(
+                    "{adapter} was made for another base than `{base}`: {difference}; it is used all the same"
+                ));
+            }
+            other => other?,
         }
         Ok(weights.without_base())
     }

@@ -118,8 +118,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     let trained = further.as_ref().map_or(&lora, AdapterWeights::config);
     if let Some(reason) = trained.unread_by_peft(&base.weights())? {
         cli::say(&format!(
-            "PEFT's layout for experts has no form for what is saved: {reason}; Ferrotune reads it, and `merge` makes a model of it \
-             that everything reads"
+            "PEFT will not read what is saved as it is meant: {reason}; Ferrotune does, and `merge` makes a model of it that \
+             everything reads"
         ));
     }
     let mut identity = identity(&flags, &lora, &base_config, kind)?;

@@ -102,6 +102,11 @@ impl LoraAdapter {
         self.base = Some(base);
     }
 
+    /// Says by what name the base goes that it stands on, for the reader of the file.
+    pub fn name_base(&mut self, name: String) {
+        self.config.base_model_name_or_path = Some(name);
+    }
+
     /// What trains, in a fixed order.
     #[must_use]
     pub fn parameters(&self) -> &Parameters {

@@ -78,23 +78,32 @@ impl AdapterWeights {
 }
 
 impl LoraConfig {
-    /// Why PEFT on transformers 5 could not read an adapter of this configuration: what it does to experts has no form in the
-    /// only layout that PEFT has for them there. Nothing if it can. `specs` are the weights of the model.
+    /// Why PEFT on transformers 5 would not read an adapter of this configuration as it is meant, with what to do if something
+    /// can be done. There PEFT has one layout for experts and turns per-expert files into it as it reads them, without their
+    /// patterns of ranks and alphas. Nothing if it reads it. `specs` are the weights of the model.
     ///
     /// # Errors
     /// What [`check`](Self::check) refuses.
     pub fn unread_by_peft(&self, specs: &[WeightSpec]) -> Result<Option<String>> {
         let adapter = AdapterWeights::new(self.plain(false), BTreeMap::new())?;
         let conversion = Conversion::new(&adapter, specs)?;
+        let general = Scale { rank: self.r, scaling: self.scaling(self.r, self.lora_alpha) };
+        let mut by_pattern = None;
         for (leaf_name, layers) in &conversion.stacked {
             let layers: Vec<_> =
                 layers.iter().filter(|layer| conversion.is_adapted(layer)).cloned().collect();
             match conversion.one_scale(leaf_name, &layers) {
                 Err(Error::Layout { path, problem, .. }) => return Ok(Some(format!("`{path}` {problem}"))),
+                Ok(Some(scale)) if scale != general => by_pattern = by_pattern.or(Some(leaf_name)),
                 other => drop(other?),
             }
         }
-        Ok(None)
+        Ok(by_pattern.map(|leaf_name| {
+            format!(
+                "`{leaf_name}` has a rank or an alpha by a pattern, which PEFT passes over in per-expert files; \
+                 the example `convert` with `--to flat` writes one in which it does not"
+            )
+        }))
     }
 }
 

@@ -210,8 +210,20 @@ impl Rules {
         );
         for (field, entry, _) in asked.into_iter().filter(|(_, _, matched)| !matched) {
             let in_both = field == "target_modules" && self.saved.iter().any(|saved| saved.text == entry);
-            let remedy = if in_both && !lenient {
+            let excluded = || -> Result<bool> {
+                for seen in self.seen.iter().filter(|seen| is_or_ends_in(&seen.path, entry)) {
+                    if self.excludes(&seen.path)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
+            let remedy = if lenient {
+                self.remedy(field, entry)
+            } else if in_both {
                 "; it stands in `modules_to_save` too, and what trains in full is not adapted: leave it out of one of the two"
+            } else if field == "target_modules" && excluded()? {
+                "; `exclude_modules` leaves it out: leave it out of one of the two"
             } else {
                 self.remedy(field, entry)
             };

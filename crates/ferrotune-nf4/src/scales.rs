@@ -1,7 +1,7 @@
 use crate::{
     BlockSize, DYNAMIC_MAP, Error, Isa, NESTED_BLOCK_SIZE, Threads,
     dynamic::{mean, quantize_dynamic},
-    error::{expect_finite, expect_len, expect_magnitudes},
+    error::{expect_len, expect_magnitudes},
     isa::Level,
 };
 
@@ -35,7 +35,7 @@ impl Scales<'_> {
                 expect_len("nested codes", codes.len(), blocks)?;
                 expect_len("nested_absmax", absmax.len(), blocks.div_ceil(NESTED_BLOCK_SIZE))?;
                 expect_magnitudes("nested_absmax", absmax)?;
-                expect_finite("nested_offset", &[offset])
+                expect_magnitudes("nested_offset", &[offset])
             }
         }
     }

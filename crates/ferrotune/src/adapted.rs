@@ -61,6 +61,9 @@ pub fn adapt(
     let model = build(folder, &[config], options, &mut builder)?;
     let mut adapter = builder.finish()?;
     adapter.record_base(base_record(folder)?);
+    if matches!(start, Start::From(_)) {
+        adapter.name_base(folder.folder().display().to_string());
+    }
     Ok(Adapted { model, adapter })
 }
 

@@ -75,5 +75,10 @@ fn an_adapter_goes_onto_another_base_of_the_same_shapes_only_when_asked() {
     let output = place.run(&format!("{score} --allow-other-base"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("was made for another base than `other`"), "{said}");
+    assert!(!said.contains("--allow-other-base"), "what was given is not asked for: {said}");
+    place.succeed("finetune --model other --data data.json --adapter out --allow-other-base --output further --max-steps 1 --max-seq-length 64 --device cpu");
+    let config = std::fs::read_to_string(place.path("further/adapter_config.json")).expect("a configuration");
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["base_model_name_or_path"], "other");
     place.succeed("merge --model other --adapter out --allow-other-base --output merged --device cpu");
 }

@@ -90,6 +90,11 @@ fn bad_settings_are_refused_as_documented() {
     );
     check("a block size for a base that is not quantized", |_| {}, &finetune("--block-size 32"));
     check("a module that is to be saved and adapted", |_| {}, &finetune("--modules-to-save q_proj"));
+    check(
+        "a module that is targeted and excluded",
+        |_| {},
+        &finetune("--target-modules q_proj,v_proj --exclude-modules v_proj"),
+    );
     check("a memory limit that the run does not fit into", |_| {}, &finetune("--memory-limit 1MB"));
     check("an amount of memory in no unit", |_| {}, &finetune("--memory-limit 24gallons"));
     check("a word that a flag does not know", |_| {}, &finetune("--scheduler step"));
@@ -152,6 +157,7 @@ fn force_replaces_a_run_and_keeps_what_is_not_its_own() {
     let place = Place::new();
     place.succeed(FINETUNE);
     place.write("out/notes.txt", "mine");
+    place.write("out/log.jsonl", "not a log of ours\n");
     let summary = place.succeed(&finetune("--force --max-steps 1"));
     assert_eq!(summary["steps"], 1);
     assert!(place.path("out/notes.txt").is_file() && !place.path("out/checkpoint-2").exists());
@@ -164,6 +170,11 @@ fn what_peft_cannot_read_is_said_before_training_and_nothing_else_is() {
     for (flags, expected) in [
         ("--target-modules w1", Some("`gate_up_proj` has matrices that are not adapted")),
         ("--target-modules w1,w2,w3 --use-dora", Some("(DoRA)")),
+        ("--target-modules w1,w2,w3 --alpha-pattern w2=64", Some("`convert` with `--to flat`")),
+        ("--target-modules w1,w2,w3 --rank-pattern w2=8", Some("`convert` with `--to flat`")),
+        ("--target-modules w1,w2,w3 --alpha-pattern w3=64", Some("of other ranks or scalings")),
+        ("--target-modules w1,w2,w3 --rank-pattern w3=8", Some("of other ranks or scalings")),
+        ("--target-modules q_proj,w1,w2,w3 --alpha-pattern q_proj=64", None),
         ("--target-modules w1,w2,w3", None),
         ("--target-parameters gate_up_proj,down_proj", None),
         ("--target-modules q_proj --use-dora", None),
@@ -173,7 +184,7 @@ fn what_peft_cannot_read_is_said_before_training_and_nothing_else_is() {
         let output = place.run(&finetune(&format!("--model mixtral {flags}")));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{flags}: {said}");
-        let found = said.lines().find(|line| line.starts_with("PEFT's layout for experts has no form"));
+        let found = said.lines().find(|line| line.starts_with("PEFT will not read what is saved"));
         match expected {
             Some(reason) => assert!(found.is_some_and(|line| line.contains(reason)), "{flags}: {said}"),
             None => assert_eq!(found, None, "{flags}"),

@@ -111,4 +111,5 @@ fn what_loading_would_refuse_is_refused_as_documented() {
         |_| {},
         "fit --model mixtral --quantize nf4 --device cpu",
     );
+    check("a number of tokens without a rate", |_| {}, "fit --model model --tokens 1e6 --device cpu");
 }

@@ -16,6 +16,7 @@ fn prompts_and_settings_are_refused_as_documented() {
         |_| {},
         "generate --model model --prompt a --temperature -1 --device cpu",
     );
+    check("a draw that is not drawn", |_| {}, "generate --model model --prompt a --top-p 0.5 --device cpu");
     check(
         "double quantization of a base that is to be dense",
         |_| {},
@@ -41,6 +42,7 @@ fn of_several_adapters_the_active_one_acts_as_it_would_alone() {
         })
         .into();
     assert!(texts[0] != texts[1] && !texts.contains(&generate("")["text"]), "{texts:?}");
+    assert_eq!(generate("--adapter run/out --active run/out")["text"], texts[1], "a folder is a name too");
     // Folders in a file are relative to it.
     place
         .write("run/flags.toml", "adapter = { given = '../adapter', trained = 'out' }\nactive = 'trained'\n");

@@ -38,4 +38,9 @@ fn flags_without_effect_are_refused_as_documented() {
         |_| {},
         "merge --model model --adapter adapter --block-size 32 --output out --device cpu",
     );
+    check(
+        "quantizing a base that is in 4 bits for a merge",
+        |place| drop(place.succeed("quantize --model model --output four --device cpu")),
+        "merge --model four --adapter adapter --quantized-base nf4 --output out --device cpu",
+    );
 }

@@ -98,6 +98,9 @@ fn scales_below_zero_are_refused_and_decoded_ones_may_be() {
     let scales = |absmax| Scales::Nested { codes: &[0, 0], absmax, offset: 0.5 };
     let error = Packed::new(Codebook::Nf4, size, 128, &codes, scales(&[-1.0])).unwrap_err();
     assert_eq!(error, Error::NegativeScale { what: "nested_absmax", index: 0, value: -1.0 });
+    let below = Scales::Nested { codes: &[0, 0], absmax: &[1.0], offset: -50.0 };
+    let error = Packed::new(Codebook::Nf4, size, 128, &codes, below).unwrap_err();
+    assert_eq!(error, Error::NegativeScale { what: "nested_offset", index: 0, value: -50.0 });
     // 0.5 - 0.993 is what rounding leaves of a scale near 0.
     assert!(Packed::new(Codebook::Nf4, size, 128, &codes, scales(&[1.0])).is_ok());
     assert!(Packed::new(Codebook::Nf4, size, 128, &codes, Scales::Plain(&[-0.0, 0.0])).is_ok());

@@ -74,6 +74,9 @@ impl JsonLog {
         let mut kept = 0;
         for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'))
         {
+            if step == 0 {
+                break; // nothing is kept, whatever it is
+            }
             let Ok(stepped) = serde_json::from_str::<Stepped>(line) else {
                 return Err(Error::DamagedLog {
                     path: self.path.clone(),
@@ -81,7 +84,7 @@ impl JsonLog {
                     expected: "a JSON object with a `step`",
                 });
             };
-            if stepped.step > step || step == 0 {
+            if stepped.step > step {
                 break;
             }
             kept += line.len();
