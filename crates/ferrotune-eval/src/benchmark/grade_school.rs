@@ -113,7 +113,8 @@ pub fn mgsm_matches(target: &str, answer: &str) -> bool {
 }
 
 /// Whether two texts are the same number, read exactly: sign, thousands commas, a leading `$`, a decimal point and zeros
-/// that mean nothing are understood, so `18.00` is `18` and `-5` is not `5`. Texts that are no numbers are compared as
+/// that mean nothing are understood, so `18.00` is `18` and `-5` is not `5`; a point or comma behind a number belongs to
+/// the sentence. Texts that are no numbers are compared as
 /// they are.
 ///
 /// Not a rule of any reference; for use beside their punctuation-blind comparisons, under its own name.
@@ -132,7 +133,7 @@ pub fn same_number(a: &str, b: &str) -> bool {
 
 /// Sign, digits before the point without leading zeros, digits behind it without trailing ones.
 fn canonical_number(text: &str) -> Option<(bool, String, String)> {
-    let text = text.trim().trim_end_matches('.');
+    let text = text.trim().trim_end_matches(['.', ',']);
     let (negative, text) = match text.strip_prefix(['-', '−']) {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -25,7 +25,7 @@ pub fn same_rational(a: &str, b: &str) -> bool {
 
 /// One spelling for what LaTeX spells in several ways.
 fn bare(answer: &str) -> String {
-    let mut text = answer.trim().trim_end_matches('.').to_owned();
+    let mut text = answer.trim().trim_end_matches(['.', ',']).to_owned();
     for (from, to) in [
         ("\\$", ""),
         ("$", ""),

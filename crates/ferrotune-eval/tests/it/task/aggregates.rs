@@ -158,6 +158,7 @@ fn numbers_are_compared_exactly() {
         ("(1,2)", "( 1, 2 )"),
         (r"\sqrt{2}", r"\sqrt{2}"),
         (r"\frac{-1}{-3}", r"\dfrac{1}{3}"),
+        ("1,020,", "1020"),
     ];
     let different = [
         ("5", "-5"),
