@@ -43,7 +43,8 @@ pub(crate) struct Flags {
     /// What to measure, separated by commas; an unknown name is answered with the list of them
     #[arg(long, value_name = "A,B,C", default_value = TEXT_METRICS, conflicts_with = "task")]
     pub(crate) metrics: String,
-    /// Only the first pairs, with a baseline of those that both files have, or the first documents of a task; the records say so
+    /// Only the first pairs, with a baseline of those that both files have, or the first documents of a task, of each
+    /// language (MGSM) or subject (MMLU, MATH); the records say so
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
     /// What a record or a sample that cannot be used does: end the run, or be left out and counted
@@ -276,9 +277,9 @@ impl Flags {
         }
     }
 
-    /// How many pairs are read at most.
-    pub(crate) fn limit(&self) -> usize {
-        self.limit.map_or(usize::MAX, |limit| limit as usize)
+    /// How many documents of a task, or of each of its parts, are asked about at most.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.limit.map(|limit| limit as usize)
     }
 
     pub(crate) fn bootstrap(&self) -> Bootstrap {

@@ -8,8 +8,8 @@ use ferrotune::{
     eval::{
         Evaluation, Existing, Model, Run, read_samples,
         task::{
-            CodeExecution, PromptStyle, RowCount, RunOptions, Task, TaskOutcome, TaskSettings, open_task,
-            rescore_task, run_task,
+            CodeExecution, PromptStyle, RowCount, RunOptions, Task, TaskOutcome, TaskSettings,
+            documents_within, open_task, rescore_task, run_task,
         },
         write_samples,
     },
@@ -39,7 +39,7 @@ pub(crate) fn run(name: &str, flags: &Flags) -> cli::Result<Evaluated> {
         (Some(samples), _) => rescored(samples)?,
         (None, Some(folder)) => {
             if let Some(baseline) = &baseline {
-                same_documents(baseline, task.len().min(flags.limit()))?;
+                same_documents(baseline, documents_within(task, flags.limit()).len())?;
             }
             ask(task, folder, flags)?
         }
@@ -110,11 +110,7 @@ fn settings(flags: &Flags) -> TaskSettings {
 }
 
 fn options(flags: &Flags) -> RunOptions {
-    RunOptions {
-        limit: flags.limit.map(|limit| limit as usize),
-        bootstrap: flags.bootstrap(),
-        ..RunOptions::default()
-    }
+    RunOptions { limit: flags.limit(), bootstrap: flags.bootstrap(), ..RunOptions::default() }
 }
 
 fn run_of(flags: &Flags, model: Option<Model>) -> Run {
@@ -151,7 +147,7 @@ fn ask(task: &dyn Task, folder: &Path, flags: &Flags) -> cli::Result<TaskOutcome
     let mut asked = ScoredModel::new(model.as_ref(), &tokenizer)
         .with_batch_tokens(usize::try_from(chosen.batch_tokens)?)
         .with_prompts(prompts);
-    let documents = task.len().min(flags.limit());
+    let documents = documents_within(task, options.limit).len();
     cli::say(&format!(
         "{}: {documents} of {} documents, as {}",
         task.info().name,

@@ -15,7 +15,7 @@ pub struct BenchmarkConfig {
     pub name: String,
     /// Its file or folder.
     pub data: PathBuf,
-    /// Only the first documents; records say so.
+    /// Only the first documents, of each language (MGSM) or subject (MMLU, MATH); records say so.
     pub limit: Option<usize>,
     /// Examples before each question.
     pub shots: Option<usize>,

@@ -227,6 +227,10 @@ impl Task for Math {
         self.test.len()
     }
 
+    fn part(&self, index: usize) -> Option<(&'static str, &str)> {
+        Some(("subject", self.test[index].subject.as_deref()?))
+    }
+
     fn document(&self, index: usize) -> Document {
         let problem = &self.test[index];
         let example = |&place: &usize| {

@@ -25,6 +25,7 @@ mod few_shot;
 mod gpqa;
 mod gsm8k;
 mod human_eval;
+mod limit;
 mod math;
 mod mgsm;
 mod mmlu;
@@ -44,6 +45,7 @@ use ferrotune_core::{Generation, GenerationLimits, Likelihood};
 use serde_json::{Map, Value};
 
 pub use few_shot::Sampler;
+pub use limit::documents_within;
 pub use prompt::{Example, Prompt, PromptStyle, Turns};
 pub use registry::{CodeExecution, RowCount, TaskEntry, TaskSettings, open_task, tasks};
 pub use rescore::{rescore_task, score_completions};
@@ -51,7 +53,7 @@ pub use run::{Progress, RunOptions, TaskOutcome, run_task};
 
 use crate::{Dataset, Measurement, Result};
 
-/// A benchmark with its documents; implementors provide all methods.
+/// A benchmark with its documents; implementors provide all methods, [`part`](Task::part) where there are parts.
 ///
 /// Documents are numbered from 0 in an order that depends on the files alone. What is asked about a document, and in
 /// which order its choices stand, must not depend on which other documents are asked about.
@@ -65,6 +67,13 @@ pub trait Task: fmt::Debug + Send + Sync {
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The kind and the name of the part that a document below [`len`](Self::len) belongs to, such as `language` and `de`,
+    /// where a limit counts in each part; see [`documents_within`].
+    fn part(&self, index: usize) -> Option<(&'static str, &str)> {
+        let _ = index;
+        None
     }
 
     /// What is to be asked about a document below [`len`](Self::len).

@@ -6,7 +6,7 @@ use ferrotune_core::{Generation, Likelihood, StopReason};
 use serde_json::{Map, Value};
 
 use super::{
-    Answered, Document, Reply, Request, RunOptions, Task, TaskOutcome,
+    Answered, Document, Reply, Request, RunOptions, Task, TaskOutcome, documents_within, limit,
     run::{question_sha, scored},
     table::{Header, read_table},
 };
@@ -51,9 +51,11 @@ pub fn rescore_task(task: &dyn Task, lines: &[SampleLine], bootstrap: &Bootstrap
         });
     };
     same_settings(task, first, asked)?;
-    let total = limited(task, asked.params.get("limit"));
+    let limit = asked.params.get("limit").and_then(Value::as_u64);
+    let indices = documents_within(task, limit.and_then(|limit| usize::try_from(limit).ok()));
+    let total = indices.len();
     let mut answered = Vec::with_capacity(total);
-    for index in 0..total {
+    for index in indices {
         let document = task.document(index);
         let Some(line) = written.remove(document.id.as_str()) else {
             let problem = format!("it has no line, and the run asked about the {total} documents");
@@ -84,12 +86,6 @@ fn same_reply(one: &SampleLine, other: &SampleLine) -> bool {
 
 fn misfit(id: &str, problem: impl Into<String>) -> Error {
     Error::Rescore { id: id.to_owned(), problem: problem.into() }
-}
-
-/// How many documents a run with this limit asks about.
-fn limited(task: &dyn Task, limit: Option<&Value>) -> usize {
-    let limit = limit.and_then(Value::as_u64).and_then(|limit| usize::try_from(limit).ok());
-    limit.map_or(task.len(), |limit| limit.min(task.len()))
 }
 
 /// Completions that came from elsewhere say nothing about how they were asked for, so only what is said is compared.
@@ -153,7 +149,7 @@ fn reply_of(line: &SampleLine, request: &Request) -> Result<Reply> {
 ///
 /// # Errors
 /// [`Error::TaskData`] for a file that is not that, that names a document the task does not have, or that lacks one of
-/// the first [`RunOptions::limit`]; what scoring gives.
+/// those within [`RunOptions::limit`]; what scoring gives.
 pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> Result<TaskOutcome> {
     let start = Instant::now();
     let name = &task.info().name;
@@ -161,11 +157,10 @@ pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> 
     table.require(&["task_id", "completion"])?;
     let mut params = Map::new();
     params.insert("completions_sha256".to_owned(), table.sha256.clone().into());
-    if let Some(limit) = options.limit {
-        params.insert("limit".to_owned(), limit.into());
-    }
-    let total = limited(task, params.get("limit"));
-    let documents: Vec<Document> = (0..total).map(|index| task.document(index)).collect();
+    limit::note(task, options.limit, &mut params);
+    let indices = documents_within(task, options.limit);
+    let total = indices.len();
+    let documents: Vec<Document> = indices.iter().map(|&index| task.document(index)).collect();
     let mut completions: HashMap<&str, Vec<Generation>> =
         documents.iter().map(|document| (document.id.as_str(), Vec::new())).collect();
     for row in &table.rows {
@@ -185,7 +180,7 @@ pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> 
         }));
     }
     let mut answered = Vec::with_capacity(total);
-    for (index, document) in documents.iter().enumerate() {
+    for (index, document) in indices.into_iter().zip(&documents) {
         let reply = Reply::Generations(completions.remove(document.id.as_str()).unwrap_or_default());
         answered.push(Answered { index, document: document.clone(), prompt_sha: String::new(), reply });
     }

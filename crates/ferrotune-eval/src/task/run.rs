@@ -5,7 +5,7 @@ use std::{fmt, time::Instant};
 use ferrotune_core::{Continuation, Generation, GenerationLimits, LanguageModel, digest};
 use serde_json::{Map, Value, json};
 
-use super::{Answered, Document, PromptStyle, Reply, Request, Task, prompt};
+use super::{Answered, Document, PromptStyle, Reply, Request, Task, documents_within, limit, prompt};
 use crate::{
     Asked, Dataset, Error, Measurement, OnFailure, Record, Result, Run, SampleLine,
     quality_index::BenchmarkScore, samples::line_of, statistics::Bootstrap,
@@ -18,7 +18,8 @@ pub struct RunOptions {
     pub run: Run,
     /// How questions become text.
     pub style: PromptStyle,
-    /// Only the first documents, named in the records; all where absent.
+    /// Only the first documents, of each language or subject where a task has these, named in the records; all where
+    /// absent. See [`documents_within`].
     pub limit: Option<usize>,
     /// How many documents are handed to the model together. Results do not depend on it beyond rounding.
     pub batch: usize,
@@ -107,12 +108,14 @@ pub fn run_task(
         });
     }
     let start = Instant::now();
-    let total = options.limit.map_or(task.len(), |limit| limit.min(task.len()));
+    let documents = documents_within(task, options.limit);
+    let total = documents.len();
     let mut answered = Vec::with_capacity(total);
     let mut prompts = Vec::with_capacity(total);
-    for first in (0..total).step_by(options.batch) {
-        let asked = (first..total.min(first + options.batch))
-            .map(|index| Rendered::new(index, task.document(index), &options.style))
+    for batch in documents.chunks(options.batch) {
+        let asked = batch
+            .iter()
+            .map(|&index| Rendered::new(index, task.document(index), &options.style))
             .collect::<Result<Vec<_>>>()?;
         let replies = ask(model, &asked, options)?;
         for (asked, reply) in asked.into_iter().zip(replies) {
@@ -139,9 +142,7 @@ pub fn run_task(
     let mut params = task.info().asked.clone();
     params.insert("prompt_style".to_owned(), options.style.name().into());
     params.insert("n_truncated".to_owned(), truncated.into());
-    if let Some(limit) = options.limit {
-        params.insert("limit".to_owned(), limit.into());
-    }
+    limit::note(task, options.limit, &mut params);
     let inputs = options.whole_prompts.then_some(prompts);
     scored(task, &answered, inputs.as_deref(), (&run, &params), &options.bootstrap, start)
 }

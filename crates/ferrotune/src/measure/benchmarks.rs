@@ -7,7 +7,7 @@ use ferrotune_eval::{
     Existing, Measurement, OnFailure, Record, Run,
     quality_index::{BenchmarkScore, QualityIndex},
     statistics::Bootstrap,
-    task::{PromptStyle, RunOptions, Task, TaskOutcome, run_task},
+    task::{PromptStyle, RunOptions, Task, TaskOutcome, documents_within, run_task},
     write_samples,
 };
 
@@ -37,7 +37,7 @@ impl Benchmark {
     /// How many documents are asked about.
     #[must_use]
     pub fn documents(&self) -> usize {
-        self.config.limit.map_or(self.task.len(), |limit| limit.min(self.task.len()))
+        documents_within(self.task.as_ref(), self.config.limit).len()
     }
 
     /// How questions are written for the model of a folder.

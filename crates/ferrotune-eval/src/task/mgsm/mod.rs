@@ -273,6 +273,10 @@ impl Task for Mgsm {
         self.problems.len()
     }
 
+    fn part(&self, index: usize) -> Option<(&'static str, &str)> {
+        Some(("language", self.problems[index].language.code))
+    }
+
     fn document(&self, index: usize) -> Document {
         let problem = &self.problems[index];
         let language = problem.language;

@@ -222,6 +222,10 @@ impl Task for Mmlu {
         self.questions.len()
     }
 
+    fn part(&self, index: usize) -> Option<(&'static str, &str)> {
+        Some(("subject", &self.questions[index].subject))
+    }
+
     fn document(&self, index: usize) -> Document {
         let question = &self.questions[index];
         let shown =

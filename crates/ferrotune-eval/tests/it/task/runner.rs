@@ -9,8 +9,8 @@ use ferrotune_eval::{
     sandbox::SandboxConfig,
     statistics::Bootstrap,
     task::{
-        CodeExecution, PromptStyle, RunOptions, Task, TaskSettings, Turns, open_task, rescore_task, run_task,
-        tasks,
+        CodeExecution, PromptStyle, RunOptions, Task, TaskSettings, Turns, documents_within, open_task,
+        rescore_task, run_task, tasks,
     },
     write_samples,
 };
@@ -77,6 +77,41 @@ fn a_limit_is_named_and_takes_the_first_documents_with_the_same_prompts() {
     assert_eq!(record.params["limit"], json!(4));
     assert_eq!(record.params["n_shot"], json!(5));
     assert_eq!(record.params["prompt_style"], json!("plain"));
+}
+
+#[test]
+fn a_limit_counts_in_each_language_and_subject() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "mgsm/mgsm_de.tsv", &"Was?\t3\n".repeat(5));
+    write(folder.path(), "mgsm/mgsm_en.tsv", &"What?\t3\n".repeat(5));
+    write(folder.path(), "mmlu/test/anatomy_test.csv", "q,a,b,c,d,A\n");
+    write(folder.path(), "mmlu/test/virology_test.csv", &"q,a,b,c,d,A\n".repeat(3));
+    let problem =
+        |subject: &str| json!({"problem": "p", "solution": r"\boxed{1}", "type": subject}).to_string() + "\n";
+    write(folder.path(), "math/test.jsonl", &["a", "b", "a", "a", "b", "b"].map(problem).concat());
+    let check = |name: &str, parts: &[&str], kind: &str, expected: &[usize]| {
+        let parts = parts.iter().map(|&part| part.to_owned()).collect();
+        let settings = TaskSettings { shots: Some(0), parts, ..any_rows() };
+        let task = open_task(name, &folder.path().join(name), &settings).unwrap();
+        assert_eq!(documents_within(task.as_ref(), Some(2)), expected, "{name}");
+        let options = RunOptions { limit: Some(2), batch: 2, ..RunOptions::default() };
+        let outcome = run_task(task.as_ref(), &mut Echo::default(), &options, &mut |_| ()).unwrap();
+        let record = &outcome.records[0];
+        assert_eq!((record.n_total, record.run.dataset.n_rows), (expected.len(), expected.len()), "{name}");
+        assert_eq!(
+            (&record.params["limit"], &record.params["limit_per"]),
+            (&json!(2), &json!(kind)),
+            "{name}"
+        );
+        let ids: Vec<&str> = outcome.samples[..expected.len()].iter().map(|line| line.id.as_str()).collect();
+        let of_task: Vec<String> = expected.iter().map(|&index| task.document(index).id).collect();
+        assert_eq!(ids, of_task, "{name}");
+        let again = rescore_task(task.as_ref(), &outcome.samples, &Bootstrap::default()).unwrap();
+        assert_eq!(again.samples, outcome.samples, "{name}");
+    };
+    check("mgsm", &["de", "en"], "language", &[0, 1, 5, 6]);
+    check("mmlu", &[], "subject", &[0, 1, 2]);
+    check("math", &[], "subject", &[0, 1, 2, 4]);
 }
 
 #[test]
