@@ -44,7 +44,11 @@ impl Axis {
             AxisKind::Losses => Self::linear(low, high),
             AxisKind::Counts => {
                 let high = high.max(1.0);
-                let step = nice_step(high - low).max(1.0);
+                // Of the steps only 2.5 is no whole number.
+                let step = match nice_step(high - low).max(1.0) {
+                    step if step.fract() == 0.0 => step,
+                    step => 2.0 * step,
+                };
                 let ticks = multiples(step, low, high);
                 Self { low, high, logarithmic: false, digits: 0, ticks }
             }
@@ -127,8 +131,10 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers_told_apart_by_their_labels() {
-        let cases: [(f64, f64, AxisKind, &[&str]); 8] = [
+        let cases: [(f64, f64, AxisKind, &[&str]); 10] = [
             (0.0, 200.0, AxisKind::Counts, &["0", "50", "100", "150", "200"]),
+            (0.0, 10.0, AxisKind::Counts, &["0", "5", "10"]),
+            (0.0, 100.0, AxisKind::Counts, &["0", "25", "50", "75", "100"]),
             (0.0, 0.0, AxisKind::Counts, &["0", "1"]),
             (0.35, 3.06, AxisKind::Losses, &["0", "1", "2", "3"]),
             (1.21, 1.29, AxisKind::Losses, &["1.20", "1.22", "1.24", "1.26", "1.28"]),

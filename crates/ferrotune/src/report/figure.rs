@@ -182,7 +182,8 @@ impl Plot<'_> {
             return group;
         }
         group = group.add(self.line(&mean, model, loss, true));
-        if loss == Loss::Validation {
+        // A single point has no line.
+        if loss == Loss::Validation || mean.len() == 1 {
             let every = mean.len().div_ceil(MOST_MARKERS);
             for point in mean.iter().rev().step_by(every) {
                 group = group.add(marker(model, self.x(point.step), self.y(point.loss)));

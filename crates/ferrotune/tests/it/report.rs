@@ -671,6 +671,20 @@ fn without_comparisons_the_page_speaks_of_no_test() {
 }
 
 #[test]
+fn a_curve_of_one_point_is_seen() {
+    // A path of one point draws nothing.
+    let markers = |points: usize| {
+        let mut results = sample();
+        for run in results.models.iter_mut().flat_map(|model| &mut model.runs) {
+            run.training_curve.truncate(points);
+        }
+        report::html(&results).unwrap().matches("class=\"marker ").count()
+    };
+    // Each model's stands in the panel of all and in its own.
+    assert_eq!(markers(1), markers(2) + 2 * sample().models.len());
+}
+
+#[test]
 fn overfitting_is_named_and_dated_and_its_absence_is_said() {
     let results = sample();
     for text in [visible(&report::html(&results).unwrap()), report::markdown(&results).unwrap()] {
