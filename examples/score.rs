@@ -2,7 +2,10 @@
 
 mod cli;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use ferrotune::{
@@ -37,6 +40,9 @@ struct Flags {
     /// Also write `logits`, [rows, longest row, vocabulary] in 32 bits, rows padded on the right with zeros
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
+    /// Replace the file of logits if it is there
+    #[arg(long, requires = "logits")]
+    force: bool,
     /// Ids in a batch, padding included
     #[arg(long, default_value_t = 4096)]
     batch_tokens: usize,
@@ -83,6 +89,12 @@ fn main() -> ExitCode {
 }
 
 fn score(flags: Flags) -> cli::Result<Scores> {
+    if let Some(logits) = &flags.logits {
+        let read =
+            [Some(&flags.common.model), flags.adapter.as_ref(), flags.texts.as_ref(), flags.ids.as_ref()];
+        let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+        cli::refuse_to_write_over(logits, &read, "--logits", flags.force)?;
+    }
     let (folder, model) = flags.common.load(&flags.base, flags.adapter.as_deref(), flags.other)?;
     let requests = match (&flags.texts, &flags.ids) {
         (Some(texts), _) => read_texts(texts, &cli::tokenizer(&folder)?)?,

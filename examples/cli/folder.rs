@@ -72,6 +72,16 @@ pub(crate) fn refuse_to_fill(folder: &Path) -> Result<()> {
 /// What the folders that these programs write hold, one or the other.
 const WRITTEN: [&str; 2] = ["config.json", "adapter_config.json"];
 
+/// Whether a file is one of a model or an adapter: weights, settings, tokenizers, chat templates.
+fn belongs(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default();
+    let by_name = name == "merges.txt" || name == "vocab.txt";
+    let kind = file.extension().is_some_and(|kind| {
+        ["json", "safetensors", "model", "jinja"].iter().any(|written| kind == OsStr::new(written))
+    });
+    file.is_file() && (by_name || kind)
+}
+
 /// Refuses to replace a folder that holds something else than a model or an adapter, and the one that the program runs in.
 fn refuse_to_replace(folder: &Path) -> Result<()> {
     if refuse_to_fill(folder).is_ok() {
@@ -85,6 +95,17 @@ fn refuse_to_replace(folder: &Path) -> Result<()> {
             WRITTEN[0], WRITTEN[1]
         )
         .into());
+    }
+    for entry in fs::read_dir(folder).map_err(on(folder))? {
+        let entry = entry.map_err(on(folder))?;
+        if !belongs(&entry.path()) {
+            return Err(format!(
+                "`{name}` holds `{}` beside a model or an adapter, so --force does not replace it; choose another folder, or \
+                 empty this one",
+                entry.file_name().display()
+            )
+            .into());
+        }
     }
     let here = std::env::current_dir().and_then(fs::canonicalize);
     if let (Ok(here), Ok(whole)) = (here, folder.canonicalize())
@@ -115,6 +136,33 @@ pub(crate) fn refuse_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
             }
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// Refuses to write a file that is read, or that lies in a folder that is read; a file that is there is replaced only if `force` is set.
+pub(crate) fn refuse_to_write_over(file: &Path, read: &[&Path], flag: &str, force: bool) -> Result<()> {
+    let name = file.display();
+    // A file that is not there yet has no canonical path, its folder has.
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let there = file
+        .canonicalize()
+        .or_else(|_| Ok(parent.canonicalize()?.join(file.file_name().unwrap_or_default())));
+    let there = there.map_err(on(parent))?;
+    if read.iter().any(|read| read.canonicalize().is_ok_and(|read| there.starts_with(read))) {
+        return Err(
+            format!("`{name}` is read, or lies in a folder that is; choose another for {flag}").into()
+        );
+    }
+    if there.is_dir() {
+        return Err(
+            format!("`{name}` is a folder, expected a file to write; choose another for {flag}").into()
+        );
+    }
+    if there.exists() && !force {
+        return Err(
+            format!("`{name}` is there already; choose another file, or replace it with --force").into()
+        );
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) use flags::{
     AUTO, BASE_HEADING, BaseFlags, BlockFlags, Common, ComputeFlags, DTYPES, FORMATS, HostFlags, NamedFolder,
     OtherBase, bytes, is_pattern, load, names, say_census, seconds_since, tokenizer, words,
 };
-pub(crate) use folder::{refuse_inputs, refuse_to_fill, write_file, write_folder};
+pub(crate) use folder::{refuse_inputs, refuse_to_fill, refuse_to_write_over, write_file, write_folder};
 
 /// What an example's work gives.
 pub(crate) type Result<T> = std::result::Result<T, BoxError>;

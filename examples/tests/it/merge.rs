@@ -20,6 +20,14 @@ fn output_folders_are_never_replaced_unasked() {
         "merge --model model --adapter adapter --output photos --force --device cpu",
     );
     check(
+        "a forced merge over a model with something else beside it",
+        |place| {
+            place.write("home/config.json", "{}");
+            place.write("home/photos/a.jpg", "x");
+        },
+        "merge --model model --adapter adapter --output home --force --device cpu",
+    );
+    check(
         "a merge into a folder that holds its model",
         |_| {},
         "merge --model model --adapter adapter --output . --force --device cpu",

@@ -17,6 +17,26 @@ fn texts_and_ids_that_cannot_be_scored_are_refused_as_documented() {
         |place| place.json("texts.jsonl", &json!({ "id": 1 })),
         "score --model model --texts texts.jsonl --device cpu",
     );
+    check(
+        "logits over the model",
+        |_| {},
+        "score --model model --ids ids.json --logits model/model.safetensors --device cpu",
+    );
+    check(
+        "logits over the ids",
+        |_| {},
+        "score --model model --ids ids.json --logits ids.json --force --device cpu",
+    );
+    check(
+        "a file of logits that is there",
+        |place| place.write("logits.safetensors", "x"),
+        "score --model model --ids ids.json --logits logits.safetensors --device cpu",
+    );
+    check(
+        "logits in no folder",
+        |_| {},
+        "score --model model --ids ids.json --logits none/logits.safetensors --device cpu",
+    );
     check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
     check(
         "an unknown key in the file of flags",
