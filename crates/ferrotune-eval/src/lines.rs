@@ -1,13 +1,16 @@
-//! Files of JSON lines: read once, hashed as they are, decompressed by their names, each line a text of its own.
+//! Files of JSON lines: written whole; read once, hashed as they are, decompressed by their names, each line a text of its own.
 
 use std::{
-    fs,
-    io::{self, Read as _},
+    fs::{self, File},
+    io::{self, BufWriter, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
 use ferrotune_core::digest;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serialize,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use crate::{Error, LineProblem, Result};
@@ -161,6 +164,27 @@ impl<'de> Visitor<'de> for Unique<'_> {
         }
         Ok(object.into())
     }
+}
+
+/// Writes values as JSON Lines in place of what was there. The file appears under its name only when it is complete.
+pub(crate) fn write_lines(path: &Path, lines: &[impl Serialize]) -> Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(partial)?);
+        for line in lines {
+            serde_json::to_writer(&mut file, line)?;
+            file.write_all(b"\n")?;
+        }
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(partial, path)
+    };
+    write().map_err(|source| {
+        // The write has failed already; that an unfinished file cannot be removed either adds nothing.
+        let _ = fs::remove_file(partial);
+        Error::Write { path: path.to_owned(), source }
+    })
 }
 
 #[cfg(test)]

@@ -1,18 +1,13 @@
 //! The per-sample file: one JSON line per sample and metric, from which everything can be scored again.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io::{self, BufWriter, Write as _},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
     Error, Failure, LineProblem, Measurement, Pair, Result, Run, SampleScore,
-    lines::{for_each_line, parse_json},
+    lines::{for_each_line, parse_json, write_lines},
     pairs::check_references,
 };
 
@@ -165,23 +160,7 @@ pub fn write_samples(path: &Path, lines: &[SampleLine], existing: Existing) -> R
     if existing == Existing::Refuse && path.exists() {
         return Err(Error::Exists { path: path.to_owned() });
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let write = || -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(partial)?);
-        for line in lines {
-            serde_json::to_writer(&mut file, line)?;
-            file.write_all(b"\n")?;
-        }
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(partial, path)
-    };
-    write().map_err(|source| {
-        // The write has failed already; that an unfinished file cannot be removed either adds nothing.
-        let _ = fs::remove_file(partial);
-        Error::Write { path: path.to_owned(), source }
-    })
+    write_lines(path, lines)
 }
 
 /// Reads a per-sample file.

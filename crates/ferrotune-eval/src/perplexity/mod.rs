@@ -3,14 +3,19 @@
 
 mod windows;
 
+use std::path::Path;
+
 use ferrotune_core::{Continuation, LanguageModel, Likelihood};
 use ndarray::Array2;
+use serde::{Deserialize, Serialize};
 pub use windows::{Window, disjoint, rolling_windows};
 
-use crate::{Error, Failure, FailureKind, Measurement, Result, SampleScore, Tally, python_text};
+use crate::{
+    Error, Failure, FailureKind, Measurement, Result, SampleScore, Tally, lines::write_lines, python_text,
+};
 
 /// What a model thought of one text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TextLikelihood {
     /// The text's id.
     pub id: String,
@@ -19,11 +24,12 @@ pub struct TextLikelihood {
     /// How many tokens were scored.
     pub tokens: u64,
     /// The size of the original text, for the definitions that divide by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<TextSize>,
 }
 
 /// The size of a text before tokenization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextSize {
     /// Pieces between runs of whitespace, as `re.split(r"\s+", text)` of Python counts them.
     pub words: u64,
@@ -37,6 +43,15 @@ impl TextSize {
     pub fn of(text: &str) -> Self {
         Self { words: python_text::whitespace_pieces(text) as u64, bytes: text.len() as u64 }
     }
+}
+
+/// Writes likelihoods as JSON Lines in place of what was there: every definition of perplexity, and every paired comparison of
+/// two models in it, can be computed from them again. The file appears under its name only when it is complete.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn write_likelihoods(path: &Path, texts: &[TextLikelihood]) -> Result<()> {
+    write_lines(path, texts)
 }
 
 /// What a model thinks of texts, each after nothing but BOS, with the sizes that every definition needs.

@@ -11,7 +11,7 @@ use ferrotune_data::{Record as DataRecord, Template};
 use ferrotune_eval::{
     Existing, Measurement, Metric, Pair, Record, Run, SampleLine,
     judge::{Estimate, JudgeUsage},
-    perplexity::{Perplexity, TextLikelihood, TextSize},
+    perplexity::{Perplexity, TextLikelihood, TextSize, write_likelihoods},
     sample_lines,
     statistics::Bootstrap,
     task::{PromptStyle, TaskOutcome},
@@ -131,7 +131,7 @@ impl Measure {
         Some(self.texts.judges.estimate(&self.texts.metrics, &pairs(records, &answers)))
     }
 
-    /// Measures a model, and writes `samples.jsonl` and for each benchmark `samples-NAME.jsonl` into `folder`, which must be
+    /// Measures a model, and writes `likelihoods.jsonl` (for perplexity), `samples.jsonl` and for each benchmark `samples-NAME.jsonl` into `folder`, which must be
     /// there. What was measured before a failure is written too.
     ///
     /// # Errors
@@ -148,7 +148,9 @@ impl Measure {
         if self.perplexity {
             progress(&Progress::Scoring { metric: PERPLEXITY });
             let start = Instant::now();
-            let measurement = self.perplexity(subject)?;
+            let texts = self.likelihoods(subject)?;
+            write_likelihoods(&folder.join("likelihoods.jsonl"), &texts)?;
+            let measurement = Perplexity::TokenWeighted.measure(&texts)?;
             let seconds = start.elapsed().as_secs_f64();
             measured.records.push(Record::new(subject.run, &measurement, &bootstrap, seconds)?);
             measured.measurements.push(measurement);
@@ -183,9 +185,10 @@ impl Measure {
         ScoredModel::new(subject.model, subject.tokenizer).with_batch_tokens(self.config.batch_tokens)
     }
 
-    fn perplexity<T>(&self, subject: &Subject<'_, T>) -> Result<Measurement> {
+    /// What the model thinks of each reference, given its request.
+    fn likelihoods<T>(&self, subject: &Subject<'_, T>) -> Result<Vec<TextLikelihood>> {
         let rows: Vec<_> = subject.samples.iter().map(|s| (s.ids.clone(), s.supervised.clone())).collect();
-        let texts: Vec<TextLikelihood> = self
+        let texts = self
             .scored_model(subject)
             .score_ids(&rows)?
             .iter()
@@ -197,7 +200,7 @@ impl Measure {
                 size: Some(TextSize::of(response(record))),
             })
             .collect();
-        Ok(Perplexity::TokenWeighted.measure(&texts)?)
+        Ok(texts)
     }
 
     fn answer<T: Tokenize>(

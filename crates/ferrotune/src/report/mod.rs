@@ -79,6 +79,26 @@ pub struct Written {
     pub json: PathBuf,
 }
 
+/// The files of a report.
+const FILES: [&str; 3] = ["results.json", "report.md", "report.html"];
+
+/// Removes the report in a folder, if there is one.
+///
+/// # Errors
+/// [`ReportError::Io`].
+pub fn remove(folder: &Path) -> Result<(), ReportError> {
+    for name in FILES {
+        let path = folder.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ReportError::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Writes `results.json`, `report.md` and `report.html` into a folder, which is made if it is missing.
 ///
 /// ```no_run

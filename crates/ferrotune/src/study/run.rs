@@ -13,7 +13,7 @@ use super::{
     Environment, Study, StudyEstimate, StudyResults, bench::Bench, comparisons, environment, gather,
     opened::Opened,
 };
-use crate::{Error, Instructions, Measure, Progress, Result};
+use crate::{Error, Instructions, Measure, Progress, Result, report};
 
 /// Hears how a study goes on; implementors provide all three methods.
 pub trait Interaction {
@@ -106,7 +106,7 @@ impl Study {
 
 impl Prepared<'_> {
     /// Runs the study into the folder `output`, which must exist: adapters, checkpoints, logs and per-sample files of each
-    /// run go below it, in place of those of a former study. Writing the report is the caller's, with
+    /// run go below it, in place of those of a former study, whose report is removed first. Writing the report is the caller's, with
     /// [`report::write`](crate::report::write).
     ///
     /// # Errors
@@ -114,6 +114,8 @@ impl Prepared<'_> {
     pub fn run(&self, output: &Path, interaction: &mut dyn Interaction) -> Result<StudyResults> {
         let Self { study, measure, instructions, contestants, split, device, kind, .. } = self;
         let (device, kind) = (*device, *kind);
+        // A run that fails must not stand beside the report of a former one.
+        report::remove(output)?;
         let (mut models, mut evaluated) = (Vec::with_capacity(contestants.len()), Vec::new());
         for contestant in contestants {
             let bench = Bench { study, output, contestant, measure, instructions, split, device, kind };

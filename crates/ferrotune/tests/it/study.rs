@@ -11,7 +11,9 @@ use ferrotune::{
     Compute, Error, demo,
     eval::{
         Error::{Interpreter, Isolation},
-        FailureKind, Record, read_samples,
+        FailureKind, Record,
+        perplexity::TextLikelihood,
+        read_samples,
     },
     grow,
     study::{Prepared, Silent, Study, StudyResults},
@@ -90,7 +92,10 @@ fn run(prepared: &Prepared<'_>) -> (tempfile::TempDir, Result<StudyResults, Erro
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let output = tempfile::tempdir().unwrap();
+    fs::write(output.path().join("report.html"), "of a former study").unwrap();
     let results = prepared.run(output.path(), &mut Silent);
+    // Whether this study succeeds or fails, nobody takes the former report for its own.
+    assert!(!output.path().join("report.html").exists());
     (output, results)
 }
 
@@ -136,7 +141,7 @@ fn a_judged_study_asks_what_it_estimated_and_shows_what_it_cost() {
         "judged",
         &study_text(
             r#"
-            metrics = "exact_match,gpt4_score,ragas_answer_correctness"
+            metrics = "perplexity,exact_match,gpt4_score,ragas_answer_correctness"
             [evaluation.judge]
             replies = "grades.jsonl"
             cache = "judge-cache.jsonl"
@@ -179,6 +184,21 @@ fn a_judged_study_asks_what_it_estimated_and_shows_what_it_cost() {
     assert_eq!(absent, Some("no sentence encoder was given"));
     assert_eq!(strangers(&results), [] as [String; 0]);
 
+    // What perplexity was computed from gives it again.
+    for (state, metrics) in [("base", &model.base), ("seed-3", &model.runs[0].metrics)] {
+        let file = output.path().join("tiny").join(state).join("likelihoods.jsonl");
+        let texts: Vec<TextLikelihood> = std::fs::read_to_string(file)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(texts.len(), HELD_OUT);
+        let (total, tokens) = texts
+            .iter()
+            .fold((0.0, 0), |(total, tokens), text| (total + text.log_likelihood, tokens + text.tokens));
+        let perplexity = of_metric(metrics, "perplexity").value.unwrap();
+        assert!(((-total / tokens as f64).exp() / perplexity - 1.0).abs() < 1e-12, "{state}");
+    }
     // Every state has its answers and judgments, the base too.
     for state in ["base", "seed-3", "seed-4"] {
         let lines = read_samples(&output.path().join("tiny").join(state).join("samples.jsonl")).unwrap();
