@@ -53,6 +53,9 @@ struct Evaluated {
     /// What a server's vectors would cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     embeddings_estimate: Option<Estimate>,
+    /// Recorded replies that no question asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unused_replies: Vec<String>,
     #[serde(skip)]
     samples: Vec<SampleLine>,
 }
@@ -88,6 +91,12 @@ fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated
             cli::say(&format!("{name}: {usage}"));
         }
     }
+    if let Some(first) = evaluated.unused_replies.first() {
+        cli::say(&format!(
+            "{} recorded replies were not asked for, the first {first}",
+            evaluated.unused_replies.len()
+        ));
+    }
     for (name, estimate) in [("judge", &evaluated.estimate), ("embeddings", &evaluated.embeddings_estimate)] {
         if let Some(estimate) = estimate {
             cli::say(&format!("{name}: nothing was asked; {estimate}"));
@@ -103,7 +112,17 @@ fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated
 
 /// Before anything is computed, rather than after.
 fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
-    let Ok(there) = samples.canonicalize() else { return Ok(()) };
+    let shown = samples.display();
+    let folder = samples.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(
+            format!("`{shown}` cannot be written: the folder `{}` does not exist", folder.display()).into()
+        );
+    }
+    if samples.is_dir() {
+        return Err(format!("`{shown}` is a folder; name a file for --samples").into());
+    }
+    let there = resolved(samples);
     let Flags { pairs, rescore, baseline, config, model, helpers, judge, .. } = flags;
     let read = [
         pairs,
@@ -121,22 +140,39 @@ fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
         &judge.judge_replies,
         &judge.judge_cache,
     ];
-    let holds = |input: &PathBuf| input.canonicalize().is_ok_and(|input| there.starts_with(input));
+    let holds = |input: &PathBuf| there.starts_with(resolved(input));
     if read.into_iter().flatten().any(holds) {
-        return Err(format!(
-            "`{}` is read, or lies in a folder that is; choose another for --samples",
-            samples.display()
-        )
-        .into());
+        return Err(
+            format!("`{shown}` is read, or lies in a folder that is; choose another for --samples").into()
+        );
     }
-    if !flags.force {
-        return Err(format!(
-            "`{}` is there already; choose another file, or replace it with --force",
-            samples.display()
-        )
-        .into());
+    if samples.exists() && !flags.force {
+        return Err(
+            format!("`{shown}` is there already; choose another file, or replace it with --force").into()
+        );
     }
-    Ok(())
+    // A full disk is another matter; what can be known of writing is known now.
+    let trial = tempfile_beside(samples);
+    std::fs::write(&trial, "")
+        .and_then(|()| std::fs::remove_file(&trial))
+        .map_err(|source| ferrotune::Error::Io { path: samples.to_owned(), source }.into())
+}
+
+/// A path without links, also of a file that is not there yet.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(whole) = path.canonicalize() {
+        return whole;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
+}
+
+/// A name in the same folder that nobody has.
+fn tempfile_beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
 }
 
 /// A record as a line of prose.

@@ -69,12 +69,17 @@ pub(crate) fn score(flags: &Flags) -> cli::Result<Evaluated> {
     }
     let bootstrap = flags.bootstrap();
     let samples_file = flags.samples.as_deref();
-    let found = measure(flags, &asked, &candidate, &bootstrap, samples_file)?;
+    let say_spent = |_: &cli::BoxError| {
+        if let Some(usage) = asked.judges.usage() {
+            cli::say(&format!("judge: {usage}"));
+        }
+    };
+    let found = measure(flags, &asked, &candidate, &bootstrap, samples_file).inspect_err(say_spent)?;
     let samples = sample_lines(&candidate.file.pairs, &found.measurements)?;
     let mut evaluated = Evaluated { rejected, samples, ..Evaluated::default() };
     if let Some(baseline) = &baseline {
         evaluated.baseline_rejected = baseline.rejected();
-        let other = match measure(flags, &asked, baseline, &bootstrap, None) {
+        let other = match measure(flags, &asked, baseline, &bootstrap, None).inspect_err(say_spent) {
             Ok(other) => other,
             Err(error) => {
                 return Err(keep(&error, &candidate.file.pairs, &found, samples_file, flags)?.into());
@@ -86,6 +91,7 @@ pub(crate) fn score(flags: &Flags) -> cli::Result<Evaluated> {
     evaluated.metrics = found.records;
     evaluated.judge = asked.judges.usage();
     evaluated.embeddings = asked.judges.embeddings_usage();
+    evaluated.unused_replies = asked.judges.unused_replies();
     Ok(evaluated)
 }
 

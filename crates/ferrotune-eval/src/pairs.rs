@@ -108,12 +108,15 @@ pub fn read_pairs(path: &Path, on_failure: OnFailure) -> Result<PairFile> {
         return Err(Error::NoRecords { path: path.to_owned() });
     }
     // Two records may well share two references, such as `yes` and `Yes`.
-    let (records, first) = (file.pairs.len(), file.pairs.first());
-    let all_of_them = |first: &Pair| first.references.len() == records;
-    if records > 2
-        && first.is_some_and(|f| all_of_them(f) && file.pairs.iter().all(|p| p.references == f.references))
+    // A rejected line was a record when the file was written.
+    let lines = file.pairs.len()..=file.pairs.len() + file.rejected.len();
+    if let Some(first) = file.pairs.first()
+        && first.references.len() > 2
+        && lines.contains(&first.references.len())
+        && file.pairs.len() > 1
+        && file.pairs.iter().all(|pair| pair.references == first.references)
     {
-        return Err(Error::TransposedReferences { path: path.to_owned(), records });
+        return Err(Error::TransposedReferences { path: path.to_owned(), records: first.references.len() });
     }
     Ok(file)
 }

@@ -100,7 +100,7 @@ fn encode(encoder: &dyn Embedder, texts: &[&str]) -> Result<Encoded> {
             Ok(Ok(found))
         }
         Err(source) => match source.downcast_ref::<JudgeError>() {
-            Some(JudgeError::Unavailable { detail, retries }) => {
+            Some(JudgeError::Unavailable { detail, retries, .. }) => {
                 let failure = Failure { kind: FailureKind::JudgeUnavailable, detail: detail.clone() };
                 Ok(Err((failure, *retries)))
             }

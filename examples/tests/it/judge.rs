@@ -46,6 +46,7 @@ fn a_judges_failures_and_what_it_costs_are_counted_and_said() {
             reply(2, "I would say it is wrong."),
             reply(2, "As I said."),
             reply(3, "{\"reason\": \"right\", \"score\": 10}"),
+            reply(9, "Nobody asks about it."),
         ],
     );
     let dry = place.run(&format!("{JUDGED} --dry-run --judge-prompt-price 10 --judge-reply-price 30"));
@@ -70,6 +71,11 @@ fn a_judges_failures_and_what_it_costs_are_counted_and_said() {
     let usage = &found["judge"];
     assert_eq!((&usage["calls"], &usage["unusable"]), (&json!(4), &json!(2)), "within the estimate");
     assert!(said.contains("n 2, 1 failed"), "{said}");
+    assert_eq!(found["unused_replies"], json!(["`gpt4_score` about sample `9`"]), "{said}");
+    assert!(
+        said.contains("1 recorded replies were not asked for, the first `gpt4_score` about sample `9`"),
+        "{said}"
+    );
     assert!(said.contains("4 questions asked") && said.contains("2 replies could not be used"), "{said}");
     let samples = fs::read_to_string(place.path("judged.jsonl")).expect("samples");
     assert!(samples.contains("As I said."), "the judge's words stay: {samples}");
@@ -103,6 +109,7 @@ fn what_a_judge_was_paid_for_outlives_the_failure_that_ends_the_run() {
         let output = place.run(&format!("{JUDGED}{more}"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains("judge: 3 questions asked"), "{said}");
         assert!(said.contains(&format!("; what was scored before is in `{file}`")), "{said}");
         let kept = fs::read_to_string(place.path(file)).expect("the samples");
         let lines: Vec<Value> = kept.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -234,6 +241,10 @@ fn bad_judges_are_refused_as_documented() {
         ),
     );
     check("a judge that answers with prose", good, JUDGED);
+    let over_the_cache = format!("{JUDGED} --judge-cache new.jsonl --samples new.jsonl");
+    check("samples over a cache to be written", good, &over_the_cache);
+    check("samples in a folder that is not there", good, &format!("{JUDGED} --samples none/s.jsonl"));
+    check("samples over a folder", good, &format!("{JUDGED} --samples model --force"));
     check("a cache in a folder that is not there", good, &format!("{JUDGED} --judge-cache none/cache.jsonl"));
     check(
         "some samples without an instruction for a judge",

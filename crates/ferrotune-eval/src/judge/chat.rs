@@ -125,6 +125,7 @@ impl Judge for ChatEndpoint {
         let answered = self.endpoint.post(&self.body(request), tokens, read_completion)?;
         Ok(JudgeReply {
             retries: answered.retries,
+            wasted: answered.wasted,
             latency_ms: answered.latency.as_secs_f64() * 1e3,
             ..answered.value
         })

@@ -100,6 +100,7 @@ impl EmbeddingsEndpoint {
         match outcome {
             Ok(answered) => {
                 let tokens = answered.tokens.unwrap_or(0);
+                usage.add_wasted(answered.wasted, self.price.as_ref());
                 usage.retries += u64::from(answered.retries);
                 usage.uncounted += u64::from(answered.tokens.is_none());
                 usage.prompt_tokens += tokens;
@@ -110,7 +111,8 @@ impl EmbeddingsEndpoint {
             }
             Err(error) => {
                 usage.unanswered += 1;
-                if let JudgeError::Unavailable { retries, .. } = &error {
+                if let JudgeError::Unavailable { retries, wasted, .. } = &error {
+                    usage.add_wasted(*wasted, self.price.as_ref());
                     usage.retries += u64::from(*retries);
                 }
                 Err(error)

@@ -17,7 +17,10 @@ use ureq::{
     http::{Uri, header::RETRY_AFTER},
 };
 
-use super::{Clock, JudgeError, Limits, RetryPolicy, SystemClock, limits::Limiter, retry::parse_retry_after};
+use super::{
+    Clock, JudgeError, Limits, RetryPolicy, SystemClock, TokenUsage, limits::Limiter,
+    retry::parse_retry_after,
+};
 use crate::{Error, Result};
 
 /// The longest body that is read, in bytes; embeddings of a large batch are a few megabytes.
@@ -118,6 +121,8 @@ pub(super) struct Answered<T> {
     /// What the server counted.
     pub(super) tokens: Option<u64>,
     pub(super) retries: u32,
+    /// What the server counted for replies that held nothing to be read.
+    pub(super) wasted: TokenUsage,
     pub(super) latency: Duration,
 }
 
@@ -126,7 +131,7 @@ enum Attempt<T> {
     /// The value, and how many tokens the server counted.
     Done(T, Option<u64>),
     /// Another attempt may succeed, after this wait if the server named one.
-    Fault { detail: String, retry_after: Option<Duration>, contact: Contact },
+    Fault { detail: String, retry_after: Option<Duration>, contact: Contact, billed: TokenUsage },
     /// This request will never be answered.
     Rejected(String),
     /// No request will be.
@@ -207,20 +212,24 @@ impl Endpoint {
         let stream = u64::from_str_radix(&digest::of_bytes(body.as_bytes())[..16], 16).unwrap_or_default();
         let start = self.clock.now();
         let mut retries = 0;
+        let mut wasted = TokenUsage::default();
         loop {
-            let unavailable = |detail| Err(JudgeError::Unavailable { detail, retries });
             let (detail, retry_after, contact) = match self.attempt(&body, tokens, &read) {
                 Attempt::Done(value, tokens) => {
                     let latency = self.clock.now().saturating_sub(start);
-                    return Ok(Answered { value, tokens, retries, latency });
+                    return Ok(Answered { value, tokens, retries, wasted, latency });
                 }
                 Attempt::Refused(detail) => {
                     let detail = self.refused.get_or_init(|| detail).clone();
                     return Err(JudgeError::Refused { detail });
                 }
-                Attempt::Rejected(detail) => return unavailable(detail),
-                Attempt::Fault { detail, retry_after, contact } => (detail, retry_after, contact),
+                Attempt::Rejected(detail) => return Err(JudgeError::Unavailable { detail, retries, wasted }),
+                Attempt::Fault { detail, retry_after, contact, billed } => {
+                    wasted.add(billed);
+                    (detail, retry_after, contact)
+                }
             };
+            let unavailable = |detail| Err(JudgeError::Unavailable { detail, retries, wasted });
             tracing::debug!(url = self.shown_url(), retries, detail, "request failed");
             if contact == Contact::Made {
                 self.is_reached.store(true, Ordering::Relaxed);
@@ -294,12 +303,14 @@ impl Endpoint {
             detail: self.public(&detail),
             retry_after: None,
             contact: Contact::Made,
+            billed: TokenUsage::default(),
         };
         let mut response = match request.send(body) {
             Ok(response) => response,
             Err(error) => {
                 let detail = self.public(&format!("no reply from {}: {error}", self.shown_url()));
-                return Attempt::Fault { detail, retry_after: None, contact: contact_of(&error) };
+                let (contact, billed) = (contact_of(&error), TokenUsage::default());
+                return Attempt::Fault { detail, retry_after: None, contact, billed };
             }
         };
         let status = response.status().as_u16();
@@ -319,7 +330,12 @@ impl Endpoint {
             };
             return match read(&reply) {
                 Ok((value, cost)) => Attempt::Done(value, cost),
-                Err(problem) => fault(format!("{problem}: {}", excerpt(&text))),
+                Err(problem) => Attempt::Fault {
+                    detail: self.public(&format!("{problem}: {}", excerpt(&text))),
+                    retry_after: None,
+                    contact: Contact::Made,
+                    billed: billed(&reply),
+                },
             };
         }
         let said = reply.as_ref().and_then(error_message).unwrap_or(&text);
@@ -327,7 +343,9 @@ impl Endpoint {
         match status {
             // An exhausted account answers with the status of a busy server, and no waiting helps.
             429 if reply.as_ref().is_some_and(is_out_of_quota) => Attempt::Refused(detail),
-            408 | 409 | 425 | 429 | 500.. => Attempt::Fault { detail, retry_after, contact: Contact::Made },
+            408 | 409 | 425 | 429 | 500.. => {
+                Attempt::Fault { detail, retry_after, contact: Contact::Made, billed: TokenUsage::default() }
+            }
             401 | 403 => Attempt::Refused(match self.key {
                 Some(_) => format!("{detail}; the API key was not accepted"),
                 None => format!("{detail}; no API key was given"),
@@ -358,6 +376,13 @@ impl fmt::Debug for Endpoint {
             .field("model", &self.model)
             .finish_non_exhaustive()
     }
+}
+
+/// What a reply says it did cost, whether it holds anything else or not. Embeddings count only what was read.
+fn billed(reply: &Value) -> TokenUsage {
+    let usage = &reply["usage"];
+    let read = usage["prompt_tokens"].as_u64().or_else(|| usage["total_tokens"].as_u64());
+    TokenUsage { prompt_tokens: read, completion_tokens: usage["completion_tokens"].as_u64() }
 }
 
 fn contact_of(error: &ureq::Error) -> Contact {

@@ -57,7 +57,8 @@ impl<M: LanguageModel + Send> Judge for LocalJudge<M> {
     }
 
     fn ask(&self, request: &JudgeRequest) -> Result<JudgeReply, JudgeError> {
-        let unavailable = |detail: String| JudgeError::Unavailable { detail, retries: 0 };
+        let unavailable =
+            |detail: String| JudgeError::Unavailable { detail, retries: 0, wasted: TokenUsage::default() };
         let prompt = (self.template)(request).map_err(|error| JudgeError::Refused {
             detail: format!("the template of judge `{}` failed: {error}", self.name),
         })?;

@@ -161,6 +161,18 @@ pub struct TokenUsage {
     pub completion_tokens: Option<u64>,
 }
 
+impl TokenUsage {
+    /// Adds what is known of another reply.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (sum, more) in [
+            (&mut self.prompt_tokens, other.prompt_tokens),
+            (&mut self.completion_tokens, other.completion_tokens),
+        ] {
+            *sum = sum.zip(more).map(|(sum, more)| sum + more).or(*sum).or(more);
+        }
+    }
+}
+
 /// What a judge wrote.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JudgeReply {
@@ -181,6 +193,9 @@ pub struct JudgeReply {
     /// How often the question had to be put again.
     #[serde(default)]
     pub retries: u32,
+    /// Tokens of earlier replies to it that were counted by the server and held nothing to be read.
+    #[serde(default)]
+    pub wasted: TokenUsage,
     /// Milliseconds from the question to the reply, retries included.
     #[serde(default)]
     pub latency_ms: f64,
@@ -210,5 +225,7 @@ pub enum JudgeError {
         detail: String,
         /// How often the question was put again.
         retries: u32,
+        /// Tokens of replies that were counted by the server and held nothing to be read.
+        wasted: TokenUsage,
     },
 }

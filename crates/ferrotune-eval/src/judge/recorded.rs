@@ -82,6 +82,20 @@ impl RecordedJudge {
     }
 }
 
+impl RecordedJudge {
+    /// The replies that no question has asked for so far, each by its question and sample, in alphabetical order.
+    #[must_use]
+    pub fn unused(&self) -> Vec<String> {
+        let replies = lock(&self.replies);
+        let names = replies.iter().flat_map(|((sample, purpose), left)| {
+            left.iter().map(move |_| format!("`{purpose}` about sample `{sample}`"))
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    }
+}
+
 impl Judge for RecordedJudge {
     fn identity(&self) -> JudgeIdentity {
         let mut params = Map::new();
@@ -105,6 +119,7 @@ impl Judge for RecordedJudge {
                     request.purpose, request.sample
                 ),
                 retries: 0,
+                wasted: TokenUsage::default(),
             }),
         }
     }

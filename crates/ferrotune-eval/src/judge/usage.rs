@@ -4,7 +4,7 @@ use std::{fmt, ops::AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-use super::{JudgeError, JudgeReply};
+use super::{JudgeError, JudgeReply, TokenUsage};
 
 /// What a judge asks for its work; the currency is the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,13 +68,25 @@ impl JudgeUsage {
                 if let (Some(cost), Some(price)) = (&mut self.cost, price) {
                     *cost += price.of(prompt.unwrap_or(0), completion.unwrap_or(0));
                 }
+                self.add_wasted(reply.wasted, price);
             }
             Err(error) => {
                 self.unanswered += 1;
-                if let JudgeError::Unavailable { retries, .. } = error {
+                if let JudgeError::Unavailable { retries, wasted, .. } = error {
                     self.retries += u64::from(*retries);
+                    self.add_wasted(*wasted, price);
                 }
             }
+        }
+    }
+
+    /// Adds what replies did cost that held nothing to be read.
+    pub(super) fn add_wasted(&mut self, wasted: TokenUsage, price: Option<&Price>) {
+        let (prompt, completion) = (wasted.prompt_tokens.unwrap_or(0), wasted.completion_tokens.unwrap_or(0));
+        self.prompt_tokens += prompt;
+        self.completion_tokens += completion;
+        if let (Some(cost), Some(price)) = (&mut self.cost, price) {
+            *cost += price.of(prompt, completion);
         }
     }
 }

@@ -149,6 +149,15 @@ fn references_of_all_records_in_each_are_refused_as_transposed() {
     let error = read_pairs(&path, OnFailure::Error).unwrap_err();
     assert!(matches!(error, Error::TransposedReferences { records: 3, .. }), "{error}");
     assert!(error.to_string().contains("the references look transposed"), "{error}");
+    // A line that is rejected for another reason does not hide it.
+    let lines = format!(
+        "{}{}",
+        (0..3).map(|id| record(id, all)).collect::<String>().replacen("\"x\"", "null", 1),
+        ""
+    );
+    let (_folder, path) = folder_with("pairs.jsonl", &lines);
+    let error = read_pairs(&path, OnFailure::Skip).unwrap_err();
+    assert!(matches!(error, Error::TransposedReferences { records: 3, .. }), "{error}");
     // Two records, or another number of references than records, may share them.
     for records in [2, 4] {
         let (_folder, path) =

@@ -214,6 +214,33 @@ fn with_the_policy_error_the_first_failure_ends_the_run() {
 }
 
 #[test]
+fn replies_that_are_billed_and_hold_nothing_are_paid_for() {
+    let empty = json!({"choices": [{"message": {"content": null}}], "usage": {"prompt_tokens": 100, "completion_tokens": 20}});
+    let server = Server::new(move |seen: &Seen| match seen.number {
+        0 => Act::Reply { status: 200, headers: String::new(), body: empty.to_string() },
+        1 => Act::says(GOOD),
+        _ => Act::Reply { status: 200, headers: String::new(), body: empty.to_string() },
+    });
+    let judging = judging(chat(&server, &server.options()), &in_memory(), OnFailure::Skip);
+    let found = Gpt4Score::new(Arc::clone(&judging)).unwrap().measure(&pairs(2)).unwrap().remove(0);
+    assert_eq!(found.scored(), 1);
+    // One wasted and one good reply (100 + 10), then three wasted ones.
+    let usage = judging.usage();
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (100 + 100 + 300, 20 + 10 + 60));
+    let cost = (500.0 * 10.0 + 90.0 * 30.0) / 1e6;
+    assert!((usage.cost.unwrap() - cost).abs() < 1e-12, "{usage:?}");
+    assert_eq!(found.judged.unwrap().usage.prompt_tokens, 500);
+
+    let short = json!({"data": [{"index": 0, "embedding": [1.0]}], "usage": {"total_tokens": 7}}).to_string();
+    let server =
+        Server::new(move |_| Act::Reply { status: 200, headers: String::new(), body: short.clone() });
+    let encoder = EmbeddingsEndpoint::new(&server.options(), None, in_memory(), 8).unwrap();
+    let encoder = encoder.with_clock(server.clock());
+    encoder.embed(&["a", "b"]).unwrap_err();
+    assert_eq!(encoder.usage().prompt_tokens, 3 * 7, "three attempts");
+}
+
+#[test]
 fn a_server_that_nobody_runs_ends_the_run_whatever_the_policy() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let clock = Arc::new(ManualClock::default());

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use ferrotune_core::{BoxError, Embedder};
 use ferrotune_eval::{
     Error, FailureKind, Measurement, Metric as _, OnFailure, Pair, Registry,
-    judge::{JudgeError, Judging, JudgingOptions, Price, RecordedJudge, RecordedReply, ReplyCache},
+    judge::{
+        JudgeError, Judging, JudgingOptions, Price, RecordedJudge, RecordedReply, ReplyCache, TokenUsage,
+    },
     judged::{AnswerCorrectness, AnswerSimilarity, CorrectnessConfig, CorrectnessRules, EmptyText},
 };
 use serde_json::{Value, json};
@@ -24,10 +26,18 @@ struct Vectors;
 impl Embedder for Vectors {
     fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, BoxError> {
         if texts.contains(&"down") {
-            return Err(Box::new(JudgeError::Unavailable { detail: "HTTP 500".to_owned(), retries: 5 }));
+            return Err(Box::new(JudgeError::Unavailable {
+                detail: "HTTP 500".to_owned(),
+                retries: 5,
+                wasted: TokenUsage::default(),
+            }));
         }
         if texts.contains(&"refused") || texts.contains(&"") {
-            return Err(Box::new(JudgeError::Unavailable { detail: "HTTP 400".to_owned(), retries: 0 }));
+            return Err(Box::new(JudgeError::Unavailable {
+                detail: "HTTP 400".to_owned(),
+                retries: 0,
+                wasted: TokenUsage::default(),
+            }));
         }
         if texts.contains(&"broken") {
             return Err("out of memory".into());

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use ferrotune_core::{BoxError, Embedder};
 use ferrotune_eval::{
     Error, FailureKind, Metric, Pair,
-    judge::JudgeError,
+    judge::{JudgeError, TokenUsage},
     similarity::{SemanticSimilarity, cosine},
 };
 
@@ -32,9 +32,11 @@ impl Embedder for Encoder {
             Self::Short => Ok(texts.iter().map(|_| vec![1.0]).collect()),
             Self::Missing => Ok(Vec::new()),
             Self::Failing => Err("out of memory".into()),
-            Self::Refusing if texts.contains(&"") => {
-                Err(Box::new(JudgeError::Unavailable { detail: "HTTP 400".to_owned(), retries: 0 }))
-            }
+            Self::Refusing if texts.contains(&"") => Err(Box::new(JudgeError::Unavailable {
+                detail: "HTTP 400".to_owned(),
+                retries: 0,
+                wasted: TokenUsage::default(),
+            })),
             Self::Refusing => Ok(texts.iter().map(letters).collect()),
         }
     }

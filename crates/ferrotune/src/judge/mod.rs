@@ -27,6 +27,8 @@ pub struct Judges {
     pub judging: Option<Arc<Judging>>,
     /// The server whose vectors take the sentence encoder's place.
     pub embeddings: Option<Arc<EmbeddingsEndpoint>>,
+    /// The judge, if it repeats recorded replies.
+    recorded: Option<Arc<RecordedJudge>>,
 }
 
 impl JudgeConfig {
@@ -36,7 +38,11 @@ impl JudgeConfig {
     /// As [`validate`](Self::validate); a key that is not in the environment; a cache, replies or a model that cannot be read.
     pub fn open(&self, (device, kind): (Device, Kind), seed: u64, on_failure: OnFailure) -> Result<Judges> {
         self.validate()?;
-        let judge = self.judge(device, kind)?;
+        let recorded = self.replies.as_deref().map(RecordedJudge::from_file).transpose()?.map(Arc::new);
+        let judge = match &recorded {
+            Some(recorded) => Some(Arc::clone(recorded) as Arc<dyn Judge>),
+            None => self.judge(device, kind)?,
+        };
         if judge.is_none() && self.embeddings_url.is_none() {
             return Ok(Judges::default());
         }
@@ -46,17 +52,16 @@ impl JudgeConfig {
         });
         let embeddings = self.embeddings(&cache)?.map(Arc::new);
         let judging = judge.map(|judge| Judging::new(judge, cache, self.options(seed, on_failure)));
-        Ok(Judges { judging: judging.transpose()?, embeddings })
+        Ok(Judges { judging: judging.transpose()?, embeddings, recorded })
     }
 
     fn judge(&self, device: Device, kind: Kind) -> Result<Option<Arc<dyn Judge>>> {
-        Ok(match (&self.url, &self.model, &self.local, &self.replies) {
+        Ok(match (&self.url, &self.model, &self.local) {
             (Some(url), Some(model), ..) => {
                 let judge = ChatEndpoint::new(&self.endpoint(url, model), self.key()?)?;
                 Some(Arc::new(judge.with_options(self.chat_options())))
             }
-            (_, _, Some(folder), _) => Some(Arc::new(local::open(folder, device, kind)?)),
-            (.., Some(replies)) => Some(Arc::new(RecordedJudge::from_file(replies)?)),
+            (.., Some(folder)) => Some(Arc::new(local::open(folder, device, kind)?)),
             _ => None,
         })
     }
@@ -97,6 +102,12 @@ impl Judges {
     #[must_use]
     pub fn usage(&self) -> Option<JudgeUsage> {
         self.judging.as_ref().map(|judging| judging.usage())
+    }
+
+    /// The recorded replies that no question has asked for, each by its question and sample.
+    #[must_use]
+    pub fn unused_replies(&self) -> Vec<String> {
+        self.recorded.as_ref().map_or_else(Vec::new, |recorded| recorded.unused())
     }
 
     /// What vectors did cost, if a server gives them.
