@@ -330,6 +330,35 @@ fn json_lines(reader: &Reader<'_>, bytes: &[u8]) -> Result<Rows> {
     Ok(with_columns(rows))
 }
 
+/// The lines that records of CSV begin on. [`csv::Position::line`] counts one too few behind `\r\n`, since its record ends
+/// at `\r`.
+struct LineCount<'b> {
+    bytes: &'b [u8],
+    /// Bytes before this one are counted.
+    at: usize,
+    line: usize,
+}
+
+impl<'b> LineCount<'b> {
+    fn new(bytes: &'b [u8]) -> Self {
+        Self { bytes, at: 0, line: 1 }
+    }
+
+    /// The place of a record at this position, behind those asked for before.
+    fn place(&mut self, position: Option<&csv::Position>) -> String {
+        let Some(start) = position.and_then(|position| usize::try_from(position.byte()).ok()) else {
+            return "the file".to_owned();
+        };
+        // Line ends before a record, its predecessor's or those of empty lines, are no part of it.
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        let start = start + rest.iter().take_while(|&byte| b"\r\n".contains(byte)).count();
+        let passed = self.bytes.get(self.at..start).unwrap_or_default();
+        self.line += passed.iter().filter(|&&byte| byte == b'\n').count();
+        self.at = self.at.max(start);
+        format!("line {}", self.line)
+    }
+}
+
 /// Rows of text. All must be as wide as the header, so that a shifted column cannot pass for an answer.
 fn delimited(
     reader: &Reader<'_>,
@@ -338,21 +367,26 @@ fn delimited(
     header: Header<'_>,
 ) -> Result<Rows> {
     let mut records = builder.has_headers(false).from_reader(bytes).into_records();
-    let damaged = |error: csv::Error| {
-        let line = error.position().map_or(0, csv::Position::line);
-        reader.damaged(format!("line {line}"), error)
+    let mut lines = LineCount::new(bytes);
+    let damaged = |lines: &mut LineCount<'_>, error: csv::Error| {
+        let place = lines.place(error.position());
+        match error.kind() {
+            // The error itself would name another line.
+            csv::ErrorKind::Utf8 { err, .. } => reader.damaged(place, err),
+            _ => reader.damaged(place, error),
+        }
     };
     let columns: Vec<String> = match header {
         Header::Given(names) => names.iter().map(|&name| name.to_owned()).collect(),
-        Header::FirstRow => match records.next().transpose().map_err(damaged)? {
+        Header::FirstRow => match records.next().transpose().map_err(|error| damaged(&mut lines, error))? {
             Some(names) => names.iter().map(str::to_owned).collect(),
             None => Vec::new(),
         },
     };
     let mut rows = Vec::new();
     for record in records {
-        let record = record.map_err(damaged)?;
-        let place = format!("line {}", record.position().map_or(0, csv::Position::line));
+        let record = record.map_err(|error| damaged(&mut lines, error))?;
+        let place = lines.place(record.position());
         if record.len() != columns.len() {
             let expected = format!("{} ({})", columns.len(), columns.join(", "));
             return Err(reader.problem(TaskDataProblem::ColumnCount {

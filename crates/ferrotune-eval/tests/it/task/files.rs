@@ -124,6 +124,26 @@ fn missing_subjects_and_languages_are_named() {
 }
 
 #[test]
+fn lines_are_counted_whatever_ends_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test/anatomy_test.csv");
+    for end in ["\n", "\r\n"] {
+        let check = |lines: &[&str], expected: &str| {
+            write(folder.path(), "test/anatomy_test.csv", &(lines.join(end) + end));
+            refused("mmlu", folder.path(), &any_rows(), expected);
+        };
+        let good = "q,a,b,c,d,A";
+        check(&["q,a,b,c,d,E", good], "line 1, column `answer` is \"E\"");
+        check(&[good, good, "q,a,b,c,d,E"], "line 3, column `answer` is \"E\"");
+        check(&[good, "", "\"q", "r\",a,b,c,d,A", "q,a,b"], "line 5 has 3 columns");
+        let bytes = [good, "\u{1}", good].join(end).replace('\u{1}', "q,a,b,c,d,\u{1}").into_bytes();
+        let bytes: Vec<u8> = bytes.into_iter().map(|byte| if byte == 1 { 0xff } else { byte }).collect();
+        fs::write(&path, bytes).unwrap();
+        refused("mmlu", folder.path(), &any_rows(), "line 2: invalid utf-8");
+    }
+}
+
+#[test]
 fn ids_are_used_once() {
     let folder = tempfile::tempdir().unwrap();
     let header =
