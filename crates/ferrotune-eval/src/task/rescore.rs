@@ -12,6 +12,9 @@ use super::{
 };
 use crate::{Asked, Dataset, Error, Result, Run, SampleLine, TaskDataProblem, statistics::Bootstrap};
 
+/// The setting that tells completions that came from elsewhere.
+const COMPLETIONS: &str = "completions_sha256";
+
 /// Scores a per-sample file of this task again, without a model.
 ///
 /// Every line must be a reply to the question that the task has under its id, asked with the settings that the task was
@@ -35,6 +38,12 @@ pub fn rescore_task(task: &dyn Task, lines: &[SampleLine], bootstrap: &Bootstrap
                 "its line does not say how it was asked (`asked`), as those of a benchmark do",
             ));
         };
+        if known.reference != line.reference
+            || known.prompt_sha != line.prompt_sha
+            || known.asked.as_ref().is_some_and(|known| known.question_sha != found.question_sha)
+        {
+            return Err(misfit(&line.id, "two of its lines hold different questions or right answers"));
+        }
         let (first, known) = *asked.get_or_insert((&line.id, found));
         if (&known.run, &known.params) != (&found.run, &found.params) {
             return Err(misfit(
@@ -137,8 +146,15 @@ fn reply_of(line: &SampleLine, request: &Request) -> Result<Reply> {
             &line.id,
             format!("it holds {} log-likelihoods for {} choices", line.log_likelihoods.len(), choices.len()),
         )),
-        Request::Generation { .. } => {
+        Request::Generation { samples, .. } => {
             let answers = std::iter::once(&line.prediction).chain(&line.other_predictions);
+            let found = answers.clone().count();
+            // Of completions that came from elsewhere there may be any number.
+            let is_elsewhere =
+                line.asked.as_ref().is_some_and(|asked| asked.params.contains_key(COMPLETIONS));
+            if found != *samples && !is_elsewhere {
+                return Err(misfit(&line.id, format!("it holds {found} answers, and {samples} were drawn")));
+            }
             Ok(Reply::Generations(answers.map(|text| generation(text)).collect()))
         }
     }
@@ -156,7 +172,7 @@ pub fn score_completions(task: &dyn Task, path: &Path, options: &RunOptions) -> 
     let table = read_table(name, path, Header::FirstRow)?;
     table.require(&["task_id", "completion"])?;
     let mut params = Map::new();
-    params.insert("completions_sha256".to_owned(), table.sha256.clone().into());
+    params.insert(COMPLETIONS.to_owned(), table.sha256.clone().into());
     limit::note(task, options.limit, &mut params);
     let indices = documents_within(task, options.limit);
     let total = indices.len();

@@ -227,6 +227,25 @@ fn replies_are_not_scored_against_what_they_do_not_answer() {
     check(task, &|lines| lines[2].asked.as_mut().unwrap().run.seed = 9, "made by another run");
     check(task, &|lines| lines[2].asked = None, "does not say how it was asked");
     check(task, &|lines| lines[2].prediction.push('!'), "two of its lines hold different replies");
+    // The second line of an id, by another rule on the same reply.
+    let second = samples.iter().rposition(|line| line.id == "test/2").unwrap();
+    assert_ne!(second, 2);
+    let expected = "sample `test/2` cannot be scored again by this task: two of its lines hold different questions or right \
+         answers";
+    check(task, &|lines| lines[second].reference = vec!["#### 7".to_owned()], expected);
+    check(task, &|lines| lines[second].prompt_sha = None, expected);
+    check(task, &|lines| lines[second].asked.as_mut().unwrap().question_sha = "0".repeat(64), expected);
+    check(task, &|lines| lines[second].asked = None, "does not say how it was asked");
+    let added = |lines: &mut Vec<SampleLine>| {
+        for line in lines.iter_mut().filter(|line| line.id == "test/2") {
+            line.other_predictions.push("#### 3".to_owned());
+        }
+    };
+    check(
+        task,
+        &added,
+        "sample `test/2` cannot be scored again by this task: it holds 2 answers, and 1 were drawn",
+    );
     check(task, &Vec::clear, "`samples` is empty");
 }
 
