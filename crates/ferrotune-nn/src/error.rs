@@ -97,6 +97,21 @@ pub enum Error {
         /// Its type.
         found: String,
     },
+    /// A weight is not a number, or infinite: everything that is computed with it would be.
+    #[error(
+        "tensor `{name}` in {place} has {found} at index {index}, expected finite numbers; the checkpoint is damaged or its \
+         training diverged"
+    )]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The checkpoint.
+        place: String,
+        /// The first such entry, counted row by row.
+        index: i64,
+        /// What stands there.
+        found: f64,
+    },
     /// A tensor in another encoding cannot be turned into numbers.
     #[error("tensor `{name}` in {place} cannot be decoded")]
     Undecodable {

@@ -10,7 +10,7 @@ use ferrotune_nn::{
     weights::{Alias, Layouts},
 };
 use serde_json::json;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -158,6 +158,44 @@ fn whole_numbers_are_no_weights() {
         message.contains("`w`") && message.contains("is stored as I64, expected F32, F16 or BF16"),
         "{message}"
     );
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named_with_their_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |weight: &Tensor| {
+        write(folder.path(), SINGLE, &[("w", weight)]);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let specs = [WeightSpec { shape: weight.size(), ..spec("w", None) }];
+        Layouts::new(&checkpoint, &specs, &[]).unwrap().read("w")
+    };
+    // Rows that are looked at one by one, several together, and a vector.
+    for shape in [vec![3, 700_000], vec![2_000, 700], vec![1_500_000]] {
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            let sound = Tensor::ones(&shape, (kind, Device::Cpu));
+            assert!(read(&sound).is_ok(), "{shape:?}");
+            for (index, value, word) in
+                [(1_300_003, f64::NAN, "NaN"), (7, f64::INFINITY, "inf"), (0, f64::NEG_INFINITY, "-inf")]
+            {
+                let weight = sound.copy();
+                let _ = weight.view([-1]).narrow(0, index, 1).fill_(value);
+                // A later one is not the first.
+                let _ = weight.view([-1]).narrow(0, weight.numel() as i64 - 1, 1).fill_(f64::NAN);
+                let message = read(&weight).unwrap_err().to_string();
+                assert!(
+                    message.contains("`w`") && message.contains(&format!("has {word} at index {index},")),
+                    "{shape:?}: {message}"
+                );
+            }
+            // Entries of both signs without an end have a sum that is no number.
+            let weight = sound.copy();
+            let _ = weight.view([-1]).narrow(0, 3, 1).fill_(f64::INFINITY);
+            let _ = weight.view([-1]).narrow(0, 5, 1).fill_(f64::NEG_INFINITY);
+            assert!(read(&weight).unwrap_err().to_string().contains("inf at index 3,"));
+        }
+    }
+    // Large numbers are numbers, though their sum is none.
+    assert!(read(&Tensor::full([2, 8], f64::from(f32::MAX), (Kind::Float, Device::Cpu))).is_ok());
 }
 
 /// A source that stores every weight as codes: `[1, 2]` for two whole numbers.

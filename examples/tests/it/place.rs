@@ -93,8 +93,8 @@ impl Place {
         self.write(name, [&(header.len() as u64).to_le_bytes()[..], &header, &rest[length..]].concat());
     }
 
-    /// Makes the model's vector of a word no number.
-    pub(crate) fn spoil_embedding(&self, word: &str) {
+    /// Makes each number of the model's vector of a word `value`.
+    pub(crate) fn fill_embedding(&self, word: &str, value: f32) {
         let id = tokenizer()["model"]["vocab"][word].as_u64().expect("a word of the vocabulary") as usize;
         let mut bytes = fs::read(self.path("model/model.safetensors")).expect("a file");
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
@@ -104,7 +104,9 @@ impl Place {
         let (begin, end) = (number(&tensor["data_offsets"][0]), number(&tensor["data_offsets"][1]));
         let row = (end - begin) / number(&tensor["shape"][0]);
         let first = 8 + length + begin + id * row;
-        bytes[first..first + row].fill(0xff);
+        bytes[first..first + row]
+            .chunks_mut(4)
+            .for_each(|number| number.copy_from_slice(&value.to_le_bytes()));
         self.write("model/model.safetensors", bytes);
     }
 

@@ -37,6 +37,12 @@ fn texts_and_ids_that_cannot_be_scored_are_refused_as_documented() {
         |_| {},
         "score --model model --ids ids.json --logits none/logits.safetensors --device cpu",
     );
+    check("a weight that is not a number", |place| place.fill_embedding("9", f32::NAN), SCORE);
+    check(
+        "an infinite weight",
+        |place| place.fill_embedding("9", f32::INFINITY),
+        "quantize --model model --output four",
+    );
     check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
     check(
         "an unknown key in the file of flags",
