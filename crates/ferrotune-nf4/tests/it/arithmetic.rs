@@ -144,7 +144,7 @@ fn all_eight_bit_codes_decode_as_the_reference_decodes_them() {
     let packed = vec![0xff; 256 * 16];
     let mut noise = Noise(8);
     for _ in 0..500 {
-        let (absmax, offset) = ([noise.next().abs() * 0.1], noise.next() * 0.1);
+        let (absmax, offset) = ([noise.next().abs() * 0.1], noise.next().abs() * 0.1);
         let scales = Scales::Nested { codes: &codes, absmax: &absmax, offset };
         check_dequantize::<f32>(Codebook::Nf4, size, 256 * 32, &packed, scales);
     }
