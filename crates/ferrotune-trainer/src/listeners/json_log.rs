@@ -126,3 +126,22 @@ impl Listener for JsonLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, JsonLog, fs};
+
+    #[test]
+    fn a_damaged_log_is_refused_by_a_run_that_goes_on_and_emptied_by_one_that_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let text = "{\"step\":1}\nnot json\n{\"step\":3}\n";
+        fs::write(&path, text).unwrap();
+        let mut log = JsonLog::new(&path).unwrap();
+        let error = log.cut_back(2).unwrap_err();
+        assert!(matches!(&error, Error::DamagedLog { place, .. } if place == "line 2"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "nothing was cut");
+        log.cut_back(0).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+    }
+}
