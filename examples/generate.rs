@@ -12,7 +12,6 @@ use ferrotune::{
     data::{Record, encode_prompt},
     nn::CausalLm,
     nn::generate::{Continued, Sampling, generate as continue_prompts},
-    torch::generator,
 };
 use serde::Serialize;
 
@@ -105,8 +104,8 @@ fn generate(flags: Flags) -> cli::Result<Generated> {
         repetition_penalty: flags.repetition_penalty,
         max_new_tokens: flags.max_new_tokens.into(),
         eos: tokenizer.special().ends().map(i64::from).collect(),
+        seed: flags.common.compute.seed,
     };
-    generator::seed(model.device(), flags.common.compute.seed)?;
     let rows = vec![prompt.iter().map(|&id| id.into()).collect(); flags.num as usize];
     let start = Instant::now();
     let continued = continue_prompts(model.as_ref(), &rows, &sampling)?;

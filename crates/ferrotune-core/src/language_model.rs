@@ -33,7 +33,7 @@ pub struct GenerationLimits {
     pub temperature: f64,
     /// Above temperature 0, draws only from the most probable tokens whose probabilities add up to this; 1 keeps all.
     pub top_p: f64,
-    /// Seeds sampling; unused when greedy.
+    /// Seeds sampling; unused when greedy. With it and its place among the prompts, an answer's draws are fixed.
     pub seed: u64,
 }
 

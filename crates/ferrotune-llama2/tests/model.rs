@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that is not there")]
 
+use std::sync::Mutex;
+
 use ferrotune_llama2::{Config, Llama2};
 use ferrotune_nn::{
     CausalLm as _, Dense, Frozen, Pass, Tokens,
     config::ConfigFile,
-    generate::{Sampling, generate},
+    generate::{Prompt, Sampling, generate, generate_until},
     weights::Initialized,
 };
 use serde_json::{Value, json};
@@ -30,6 +32,9 @@ fn refused(changes: Value) -> String {
 
 fn model(window: Option<i64>) -> Llama2 {
     let config = Config::read(&fields(json!({ "sliding_window": window }))).unwrap();
+    // Tests run side by side, and the generator is the process's.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _alone = GENERATOR.lock().unwrap();
     tch::manual_seed(3);
     // Large weights, so that attention is far from uniform.
     let source = Initialized::new(&config.weights(), 0.4);
@@ -84,6 +89,20 @@ fn rows_generate_the_same_alone_and_together_also_after_one_has_ended() {
     }
     assert!(together[0].ended && together[0].ids.len() <= 1);
     assert!(together.iter().any(|row| row.ids.len() > 1), "nothing went on after the first row had ended");
+}
+
+#[test]
+fn rows_draw_the_same_alone_and_together_whatever_else_the_process_draws() {
+    let model = model(None);
+    let prompts: Vec<Prompt> = (0..4).map(|row| Prompt { ids: vec![1, 2, 3], stream: 7 + row }).collect();
+    let sampling = Sampling { temperature: 1.5, max_new_tokens: 20, seed: 5, ..Sampling::default() };
+    let draw = |prompts: &[Prompt]| generate_until(&model, prompts, &sampling, &mut |_| false).unwrap();
+    let together = draw(&prompts);
+    assert!(together.iter().enumerate().all(|(row, one)| !together[..row].contains(one)), "{together:?}");
+    for (prompt, row) in prompts.iter().zip(&together) {
+        let _ = Tensor::rand([3], (Kind::Float, Device::Cpu));
+        assert_eq!(&draw(std::slice::from_ref(prompt))[0], row);
+    }
 }
 
 #[test]

@@ -112,6 +112,17 @@ pub enum Error {
         /// What stands there.
         found: f64,
     },
+    /// The model's output is no ground to choose a next id by.
+    #[error(
+        "row {row}: the largest logit is {found}, expected a finite number; the weights are damaged, or too large for this \
+         precision (try f32)"
+    )]
+    Logits {
+        /// The row of the batch.
+        row: usize,
+        /// Its largest logit.
+        found: f32,
+    },
     /// A tensor in another encoding cannot be turned into numbers.
     #[error("tensor `{name}` in {place} cannot be decoded")]
     Undecodable {

@@ -5,7 +5,7 @@ use ferrotune_core::{
 };
 use ferrotune_nn::{
     CausalLm, Tokens,
-    generate::{Sampling, generate_until},
+    generate::{Prompt, Sampling, generate_until},
     loss::token_log_likelihoods,
 };
 use tch::Tensor;
@@ -126,7 +126,8 @@ impl<'m, T> ScoredModel<'m, T> {
 }
 
 impl<T: Tokenize> ScoredModel<'_, T> {
-    /// Answers to prompts given as ids, BOS included. Prompts of one length are continued together.
+    /// Answers to prompts given as ids, BOS included. Prompts of one length are continued together; what is drawn for one
+    /// depends on its place among `prompts` and on the seed, never on the batch.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] for a prompt that leaves no position to answer in; what the model gives.
@@ -159,11 +160,9 @@ impl<T: Tokenize> ScoredModel<'_, T> {
             top_p: limits.top_p,
             max_new_tokens: limits.max_new_tokens as i64,
             eos: self.tokenizer.special().ends().map(i64::from).collect(),
+            seed: limits.seed,
             ..Sampling::default()
         };
-        if limits.temperature > 0.0 {
-            ferrotune_torch::generator::seed(self.model.device(), limits.seed)?;
-        }
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&prompt| prompts[prompt].len());
         let mut answers: Vec<Option<Generation>> = vec![None; prompts.len()];
@@ -171,12 +170,15 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         for same_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
             let reach = |prompt: usize| prompts[prompt].len().saturating_add(limits.max_new_tokens);
             for batch in batches(same_length, reach, self.batch_tokens) {
-                let ids: Vec<Vec<i64>> = batch
+                let rows: Vec<Prompt> = batch
                     .iter()
-                    .map(|&prompt| prompts[prompt].iter().map(|&id| i64::from(id)).collect())
+                    .map(|&prompt| {
+                        let ids = prompts[prompt].iter().map(|&id| i64::from(id)).collect();
+                        Prompt { ids, stream: prompt as u64 }
+                    })
                     .collect();
                 for (&prompt, continued) in
-                    batch.iter().zip(generate_until(self.model, &ids, &sampling, &mut |ids| {
+                    batch.iter().zip(generate_until(self.model, &rows, &sampling, &mut |ids| {
                         self.has_stop(ids, &limits.stop)
                     })?)
                 {
