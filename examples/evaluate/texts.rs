@@ -196,7 +196,7 @@ fn measure(
     };
     cli::say(&format!("measuring {} pairs of `{}`", pairs.len(), path.display()));
     let (mut found, failure) =
-        evaluate_until_failure(&asked.metrics, pairs, &run, bootstrap, flags.on_failure)?;
+        evaluate_until_failure(&asked.metrics, pairs, &run, bootstrap, flags.on_failure);
     if let Some(failure) = failure {
         return Err(keep(&failure, pairs, &found, samples, flags)?.into());
     }
@@ -209,8 +209,8 @@ fn measure(
     Ok(found)
 }
 
-/// Under `--on-failure error` a sample that cannot be scored ends the run, but not before what a judge was paid for is in a
-/// file; a cache has it already.
+/// What ends the run, a sample that cannot be scored under `--on-failure error` or a judge that refuses to go on, does so after
+/// what a judge was paid for is in a file; a cache has it already.
 fn keep(
     failure: &dyn fmt::Display,
     pairs: &[Pair],

@@ -246,12 +246,24 @@ pub enum Error {
         failure: crate::Failure,
     },
     /// A judge answers no request: a wrong key, an unknown model, an exhausted quota.
-    #[error("judge `{judge}` refused to answer: {detail}")]
+    #[error(
+        "judge `{judge}` refused to answer after {judged} of {samples} samples: {detail}; {}",
+        match cache {
+            Some(cache) => format!("its replies are in `{}`: with this cache the same run goes on where it ended", cache.display()),
+            None => "with a file as its cache the same run goes on where it ended, and asks nothing twice".to_owned(),
+        }
+    )]
     JudgeRefused {
         /// Its name.
         judge: String,
+        /// Samples that have a score.
+        judged: usize,
+        /// Samples there are.
+        samples: usize,
         /// What it said and what to do.
         detail: String,
+        /// The file that holds its replies, if there is one.
+        cache: Option<PathBuf>,
     },
     /// The environment variable that should hold a key does not.
     #[error("environment variable `{variable}`, which should hold the API key, {problem}")]

@@ -17,7 +17,7 @@ pub struct Evaluation {
 /// it.
 ///
 /// # Errors
-/// What a metric returns, and [`Error::SampleFailed`] under [`OnFailure::Error`].
+/// What a metric returns, [`Error::JudgeRefused`], and [`Error::SampleFailed`] under [`OnFailure::Error`].
 pub fn evaluate(
     metrics: &[Arc<dyn Metric>],
     pairs: &[Pair],
@@ -25,40 +25,36 @@ pub fn evaluate(
     bootstrap: &Bootstrap,
     on_failure: OnFailure,
 ) -> Result<Evaluation> {
-    match evaluate_until_failure(metrics, pairs, run, bootstrap, on_failure)? {
+    match evaluate_until_failure(metrics, pairs, run, bootstrap, on_failure) {
         (evaluation, None) => Ok(evaluation),
         (_, Some(failure)) => Err(failure),
     }
 }
 
-/// The same, which gives back what was found before a sample failed, and the failure: judges were paid for it.
+/// The same, which gives back what was found before a failure, and the failure: judges were paid for it.
 ///
-/// Under [`OnFailure::Error`] no metric follows one with a failure, and its own measurements are the last ones.
-///
-/// # Errors
-/// What a metric returns.
+/// No metric follows one that fails. If a sample failed ([`OnFailure::Error`]) or a judge refused to go on, the metric's own
+/// measurements are the last ones; those of a judge that refused have no value.
 pub fn evaluate_until_failure(
     metrics: &[Arc<dyn Metric>],
     pairs: &[Pair],
     run: &Run,
     bootstrap: &Bootstrap,
     on_failure: OnFailure,
-) -> Result<(Evaluation, Option<Error>)> {
+) -> (Evaluation, Option<Error>) {
     let mut evaluation = Evaluation::default();
-    for metric in metrics {
+    let found = metrics.iter().try_for_each(|metric| {
         let start = Instant::now();
         let measurements = metric.measure(pairs)?;
         let wall_s = start.elapsed().as_secs_f64();
         tracing::debug!(metric = ?metric.outputs(), samples = pairs.len(), wall_s, "measured");
-        let mut failure = None;
+        let mut checked = Ok(());
         for measurement in measurements {
-            failure = failure.or(measurement.check(on_failure).err());
+            checked = checked.and_then(|()| measurement.check(on_failure));
             evaluation.records.push(Record::new(run, &measurement, bootstrap, wall_s)?);
             evaluation.measurements.push(measurement);
         }
-        if failure.is_some() {
-            return Ok((evaluation, failure));
-        }
-    }
-    Ok((evaluation, None))
+        checked
+    });
+    (evaluation, found.err())
 }

@@ -64,7 +64,8 @@ pub mod task;
 pub use error::{Error, LineProblem, Result, TaskDataProblem};
 pub use evaluate::{Evaluation, evaluate, evaluate_until_failure};
 pub use metric::{
-    Evidence, Failure, FailureKind, Judged, Measurement, Metric, SampleScore, Transcript, Unavailable,
+    Evidence, Failure, FailureKind, Judged, Measurement, Metric, Refusal, SampleScore, Transcript,
+    Unavailable,
 };
 pub use pairs::{OnFailure, Pair, PairFile, Rejection, read_pairs};
 pub use porter::porter_stem;

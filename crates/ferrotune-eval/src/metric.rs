@@ -1,6 +1,6 @@
 //! What a metric is, and what it finds.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -60,6 +60,18 @@ pub struct Judged {
     pub usage: JudgeUsage,
     /// One entry per sample, in order.
     pub transcripts: Vec<Transcript>,
+    /// Why no further sample was judged, where the judge refused to answer. The measurement then has no value, whatever the
+    /// policy on failures: the samples before are there, since they were paid for.
+    pub refused: Option<Refusal>,
+}
+
+/// A judge's word that it answers no further question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it said and what to do.
+    pub detail: String,
+    /// The file that its earlier replies are in: the same run goes on from there. `None` if they are in no file.
+    pub cache: Option<PathBuf>,
 }
 
 /// What a judge said about one sample.
@@ -250,11 +262,11 @@ impl Measurement {
         self.samples.iter().filter(|s| s.score.is_ok()).count()
     }
 
-    /// Passes the measurement on, unless a sample failed and the policy is [`OnFailure::Error`].
+    /// Passes the measurement on, unless its judge refused, or a sample failed and the policy is [`OnFailure::Error`].
     ///
     /// # Errors
-    /// [`Error::SampleFailed`] with the first failure. A metric that was not measured at all passes, unless it was
-    /// judged: its record says so.
+    /// [`Error::JudgeRefused`] whatever the policy; [`Error::SampleFailed`] with the first failure. A metric that was not
+    /// measured at all passes, unless it was judged: its record says so.
     pub fn checked(self, on_failure: OnFailure) -> Result<Self> {
         self.check(on_failure)?;
         Ok(self)
@@ -265,6 +277,15 @@ impl Measurement {
     /// # Errors
     /// As [`checked`](Self::checked).
     pub fn check(&self, on_failure: OnFailure) -> Result<()> {
+        if let Some(Judged { info, refused: Some(refusal), .. }) = &self.judged {
+            return Err(Error::JudgeRefused {
+                judge: info.name.clone(),
+                judged: self.scored(),
+                samples: self.samples.len(),
+                detail: refusal.detail.clone(),
+                cache: refusal.cache.clone(),
+            });
+        }
         let was_tried = matches!(self.evidence, Evidence::Measured(_)) || self.judged.is_some();
         if on_failure == OnFailure::Error && was_tried {
             for sample in &self.samples {

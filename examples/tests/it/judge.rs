@@ -172,12 +172,15 @@ fn a_model_of_this_machine_judges_through_its_chat_template() {
     );
 }
 
-/// A server of vectors: each text's is its length and 1. Serves so many requests.
-fn vectors(requests: usize) -> (String, thread::JoinHandle<()>) {
+/// Serves so many requests; `answer` gets the number of each, counted from 0, and its body, and gives a status and a body.
+fn server(
+    requests: usize,
+    answer: impl Fn(usize, &Value) -> (u16, Value) + Send + 'static,
+) -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}/v1", listener.local_addr().expect("an address"));
     let serve = move || {
-        for _ in 0..requests {
+        for number in 0..requests {
             let (mut stream, _) = listener.accept().expect("a connection");
             let mut request = Vec::new();
             let body = loop {
@@ -192,24 +195,63 @@ fn vectors(requests: usize) -> (String, thread::JoinHandle<()>) {
                     break serde_json::from_str::<Value>(body).expect("JSON");
                 }
             };
-            let texts = body["input"].as_array().expect("texts");
-            let data: Vec<Value> = (texts.iter().enumerate())
-                .map(|(index, text)| json!({ "index": index, "embedding": [text.as_str().map(str::len), 1] }))
-                .collect();
-            let reply = json!({ "data": data, "usage": { "total_tokens": 5 * texts.len() } }).to_string();
-            let head =
-                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", reply.len());
+            let (status, reply) = answer(number, &body);
+            let reply = reply.to_string();
+            let length = reply.len();
+            let head = format!(
+                "HTTP/1.1 {status} Scripted\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
             stream.write_all((head + &reply).as_bytes()).expect("a reply that is read");
         }
     };
     (address, thread::spawn(serve))
 }
 
+/// The vector of each text is its length and 1.
+fn vectors(_: usize, body: &Value) -> (u16, Value) {
+    let texts = body["input"].as_array().expect("texts");
+    let data: Vec<Value> = (texts.iter().enumerate())
+        .map(|(index, text)| json!({ "index": index, "embedding": [text.as_str().map(str::len), 1] }))
+        .collect();
+    (200, json!({ "data": data, "usage": { "total_tokens": 5 * texts.len() } }))
+}
+
+#[test]
+fn what_was_judged_before_a_refusal_is_kept_and_a_cache_goes_on_from_there() {
+    let place = Place::new();
+    place.write("pairs.jsonl", PAIRS);
+    let good = || {
+        let text = "{\"reason\": \"right\", \"score\": 9}";
+        (200, json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] }))
+    };
+    let expired = || (401, json!({ "error": { "message": "expired" } }));
+    for (cache, kept_in, lines, answers) in
+        [("", "replies-1.jsonl", 3, 2), (" --judge-cache cache.jsonl", "cache.jsonl", 1, 4)]
+    {
+        let (address, judge) = server(answers, move |number, _| if number == 1 { expired() } else { good() });
+        // Samples that nobody judged are no failures to be skipped.
+        let line = format!(
+            "{EVALUATE} --metrics gpt4_score --judge-url {address} --judge-model m --judge-concurrency 1 --on-failure skip{cache}"
+        );
+        let output = place.run(&line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{said}");
+        assert!(said.contains("judge `m` refused to answer after 1 of 3 samples: "), "{said}");
+        assert!(said.contains(&format!("in `{kept_in}`")), "{said}");
+        let kept = fs::read_to_string(place.path(kept_in)).expect("what was judged");
+        assert_eq!(kept.lines().count(), lines, "{kept}");
+        if !cache.is_empty() {
+            assert_eq!(value_of(&place.succeed(&line), "gpt4_score")["value"], 9.0);
+        }
+        judge.join().expect("a server that was asked as often as it answers");
+    }
+}
+
 #[test]
 fn vectors_of_a_server_are_counted_and_paid_for() {
     let place = Place::new();
     place.write("pairs.jsonl", PAIRS);
-    let (address, server) = vectors(1);
+    let (address, server) = server(1, vectors);
     let line = format!(
         "{EVALUATE} --metrics semantic_similarity,ragas_answer_semantic_similarity --judge-cache vectors.jsonl \
          --embeddings-url {address} --embeddings-model m --embeddings-price 100000"

@@ -126,6 +126,12 @@ impl ReplyCache {
         self.torn.as_ref()
     }
 
+    /// The file that it is kept in, if it is kept.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        lock(&self.inner).log.as_ref().map(|log| log.path.clone())
+    }
+
     /// How many values it holds.
     #[must_use]
     pub fn len(&self) -> usize {

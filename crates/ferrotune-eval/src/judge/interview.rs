@@ -38,7 +38,9 @@ impl Question {
 pub(crate) enum Stop {
     /// The sample has failed.
     Failure(Failure),
-    /// The whole run has.
+    /// The judge answers no further question; what it said and what to do.
+    Refused(String),
+    /// The whole run has failed.
     Error(Error),
 }
 
@@ -206,9 +208,7 @@ impl Conversation<'_> {
                 }
                 lock(&judging.usage).add_call(&outcome, price);
                 let reply = outcome.map_err(|error| match error {
-                    JudgeError::Refused { detail } => {
-                        Stop::Error(Error::JudgeRefused { judge: judging.judge.identity().name, detail })
-                    }
+                    JudgeError::Refused { detail } => Stop::Refused(detail),
                     JudgeError::Unavailable { detail, .. } => {
                         Stop::Failure(Failure { kind: FailureKind::JudgeUnavailable, detail })
                     }

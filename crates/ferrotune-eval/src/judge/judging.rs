@@ -21,8 +21,8 @@ use super::{
     limits::lock,
 };
 use crate::{
-    Error, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Result, SampleScore,
-    Transcript,
+    Error, Evidence, Failure, FailureKind, JudgeInfo, Judged, Measurement, OnFailure, Pair, Refusal, Result,
+    SampleScore, Transcript,
 };
 
 /// How a judge is asked, and what its failures mean.
@@ -85,22 +85,29 @@ pub(crate) struct Verdict {
 struct Judgment {
     score: Result<Verdict, Failure>,
     spread: Option<f64>,
+    /// What the judge said as it refused to go on with this sample.
+    refused: Option<String>,
     log: Log,
 }
 
 impl Judgment {
-    /// That of a sample after one that failed, where a failure ends the work.
+    /// That of a sample after the one that ended the work.
     fn not_asked_for() -> Self {
-        let detail = "not judged: the work ended at a sample before it".to_owned();
-        let failure = Failure { kind: FailureKind::NotMeasured, detail };
-        Self { score: Err(failure), spread: None, log: Log::default() }
+        let failure = not_judged("the work ended at a sample before it");
+        Self { score: Err(failure), spread: None, refused: None, log: Log::default() }
     }
+}
+
+fn not_judged(why: &str) -> Failure {
+    Failure { kind: FailureKind::NotMeasured, detail: format!("not judged: {why}") }
 }
 
 /// The judgments of all samples, in their order.
 pub(crate) struct Verdicts {
     samples: Vec<(String, Judgment)>,
     usage: JudgeUsage,
+    /// What the judge said as it refused to go on.
+    refused: Option<String>,
     /// Whether the judge saw what the model was asked.
     questions: &'static str,
 }
@@ -144,11 +151,11 @@ impl Judging {
         &self.options
     }
 
-    /// Judges every pair by `judge`, one conversation per repetition; under [`OnFailure::Error`] until one fails, which the caller
-    /// makes an error of once what was paid for is kept.
+    /// Judges every pair by `judge`, one conversation per repetition, until the judge refuses or, under [`OnFailure::Error`], a
+    /// sample fails; the caller makes an error of either once what was paid for is kept.
     ///
     /// # Errors
-    /// [`Error::SomeInstructions`]; [`Error::JudgeRefused`]; what the cache gives.
+    /// [`Error::SomeInstructions`]; what the cache gives.
     pub(crate) fn judge_all(
         &self,
         pairs: &[Pair],
@@ -164,7 +171,10 @@ impl Judging {
                 let Some(pair) = pairs.get(index) else { break };
                 let judgment = self.judge_one(pair, &judge);
                 let is_last = match &judgment {
-                    Ok(judgment) => judgment.score.is_err() && self.options.on_failure == OnFailure::Error,
+                    Ok(judgment) => {
+                        let failed = judgment.score.is_err() && self.options.on_failure == OnFailure::Error;
+                        failed || judgment.refused.is_some()
+                    }
                     Err(_) => true,
                 };
                 if is_last {
@@ -179,13 +189,14 @@ impl Judging {
             }
             work();
         });
-        let mut verdicts =
-            Verdicts { samples: Vec::new(), usage: JudgeUsage::at(self.options.price.as_ref()), questions };
+        let usage = JudgeUsage::at(self.options.price.as_ref());
+        let mut verdicts = Verdicts { samples: Vec::new(), usage, refused: None, questions };
         let found = found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Samples are handed out in order, and each that was handed out is here: those that are missing come after a failure.
+        // Samples are handed out in order, and each that was handed out is here: those that are missing come after the end.
         for (pair, judgment) in pairs.iter().zip(found) {
-            let judgment = judgment.unwrap_or_else(|| Ok(Judgment::not_asked_for()))?;
+            let mut judgment = judgment.unwrap_or_else(|| Ok(Judgment::not_asked_for()))?;
             verdicts.usage += judgment.log.usage;
+            verdicts.refused = verdicts.refused.or(judgment.refused.take());
             verdicts.samples.push((pair.id.clone(), judgment));
         }
         Ok(verdicts)
@@ -198,13 +209,18 @@ impl Judging {
     ) -> Result<Judgment> {
         let log = RefCell::new(Log { usage: JudgeUsage::at(self.options.price.as_ref()), ..Log::default() });
         let mut verdicts = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut refused) = (None, None);
         for repeat in 0..self.options.repeats {
             let interview =
                 Interview { judging: self, sample: &pair.id, repeat, source: Source::Judge, log: &log };
             match judge(&interview, pair) {
                 Ok(verdict) => verdicts.push(verdict),
                 Err(Stop::Error(error)) => return Err(error),
+                Err(Stop::Refused(detail)) => {
+                    failed = Some(not_judged("the judge refused to answer"));
+                    refused = Some(detail);
+                    break;
+                }
                 Err(Stop::Failure(failure)) => {
                     failed = Some(failure);
                     break;
@@ -213,14 +229,14 @@ impl Judging {
         }
         let log = log.into_inner();
         if let Some(failure) = failed {
-            return Ok(Judgment { score: Err(failure), spread: None, log });
+            return Ok(Judgment { score: Err(failure), spread: None, refused, log });
         }
         let n = verdicts.len() as f64;
         let mean = verdicts.iter().map(|v| v.score).sum::<f64>() / n;
         let squares: f64 = verdicts.iter().map(|v| (v.score - mean).powi(2)).sum();
         let spread = (verdicts.len() > 1).then(|| (squares / (n - 1.0)).sqrt());
         let extracted = verdicts.into_iter().map(|v| v.extracted).collect::<Vec<_>>().join("; ");
-        Ok(Judgment { score: Ok(Verdict { score: mean, extracted }), spread, log })
+        Ok(Judgment { score: Ok(Verdict { score: mean, extracted }), spread, refused, log })
     }
 
     /// The question as the judge gets it, and the digest of everything that its reply depends on. `attempt` counts
@@ -270,7 +286,7 @@ impl fmt::Debug for Judging {
 }
 
 impl Verdicts {
-    /// The mean of the scores, with who judged, by which prompts, and at what cost.
+    /// The mean of the scores, with who judged, by which prompts, and at what cost; no mean if the judge refused to go on.
     pub(crate) fn into_measurement(
         self,
         judging: &Judging,
@@ -301,10 +317,16 @@ impl Verdicts {
         let options = &judging.options;
         let mut measurement =
             Measurement::of_mean(metric, variant, samples).with_param("questions", self.questions);
+        if let Some(detail) = &self.refused {
+            let (scored, all) = (measurement.scored(), measurement.samples.len());
+            let reason = format!("the judge refused to answer after {scored} of {all} samples: {detail}");
+            measurement.evidence = Evidence::NotMeasured { reason };
+        }
         if options.retry_unusable {
             measurement = measurement.with_param("retry_unusable", true);
         }
         if options.repeats > 1 {
+            // Without a sample that was judged to the end it is no number, which JSON writes as null.
             let spread = spreads.iter().sum::<f64>() / spreads.len() as f64;
             measurement = measurement
                 .with_param("repeats", options.repeats)
@@ -326,7 +348,8 @@ impl Verdicts {
             params,
             prompt_sha: digest::of_bytes(prompts.join("\n").as_bytes()),
         };
-        measurement.judged = Some(Judged { info, usage: self.usage, transcripts });
+        let refused = self.refused.map(|detail| Refusal { detail, cache: judging.cache.path() });
+        measurement.judged = Some(Judged { info, usage: self.usage, transcripts, refused });
         measurement
     }
 }

@@ -8,12 +8,15 @@ use std::{
 
 use ferrotune_core::Embedder as _;
 use ferrotune_eval::{
-    Error, Failure, FailureKind, Metric, OnFailure, Pair, Run, evaluate, evaluate_until_failure,
+    Error, Failure, FailureKind, Metric, OnFailure, Outcome, Pair, Run, SampleLine, evaluate,
+    evaluate_until_failure,
     judge::{
         ApiKey, ChatEndpoint, ChatOptions, Clock, EmbeddingsEndpoint, EndpointOptions, JsonMode, Judge as _,
         Judging, JudgingOptions, Limits, Price, ReplyCache, TokenLimitField,
     },
     judged::Gpt4Score,
+    sample_lines,
+    similarity::SemanticSimilarity,
     statistics::Bootstrap,
 };
 use serde_json::{Value, json};
@@ -39,6 +42,13 @@ fn pairs(n: usize) -> Vec<Pair> {
 
 fn in_memory() -> Arc<ReplyCache> {
     Arc::new(ReplyCache::in_memory())
+}
+
+/// The error that comes of judging them, whatever the policy on failures.
+fn refusal(judging: Arc<Judging>, pairs: &[Pair]) -> Error {
+    let found = Gpt4Score::new(judging).unwrap().measure(pairs).unwrap().remove(0);
+    assert_eq!(found.value(), None, "what was not finished has no value");
+    found.checked(OnFailure::Skip).unwrap_err()
 }
 
 /// A fault by name, and how often a question meets it before it is answered well.
@@ -196,8 +206,7 @@ fn with_the_policy_error_the_first_failure_ends_the_run() {
     // The second one is never asked.
     let metrics = [Arc::clone(&metric), metric];
     let (run, bootstrap) = (Run::default(), Bootstrap::default());
-    let (found, failure) =
-        evaluate_until_failure(&metrics, &pairs(10), &run, &bootstrap, OnFailure::Error).unwrap();
+    let (found, failure) = evaluate_until_failure(&metrics, &pairs(10), &run, &bootstrap, OnFailure::Error);
     match failure.unwrap() {
         Error::SampleFailed { id, failure, .. } => {
             assert_eq!((id.as_str(), failure.kind), ("id2", FailureKind::JudgeReply));
@@ -247,8 +256,8 @@ fn a_server_that_nobody_runs_ends_the_run_whatever_the_policy() {
     let judge = ChatEndpoint::new(&EndpointOptions::new(format!("http://{free}/v1"), "m"), None).unwrap();
     let judge = judge.with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
     let judging = judging(judge, &in_memory(), OnFailure::Skip);
-    let error = Gpt4Score::new(judging).unwrap().measure(&pairs(5)).unwrap_err();
-    assert!(matches!(&error, Error::JudgeRefused { .. }), "{error}");
+    let error = refusal(judging, &pairs(5));
+    assert!(matches!(&error, Error::JudgeRefused { judged: 0, samples: 5, .. }), "{error}");
     assert!(error.to_string().contains("nobody was reached in 6 attempts, check the address"), "{error}");
     // Five back-offs of one question, which four threads may wait through at the same time.
     assert!(clock.now() < Duration::from_secs(4 * 31), "{:?}", clock.now());
@@ -266,8 +275,8 @@ fn a_refusal_stops_the_run_at_once_and_shows_no_key() {
         let text = body.to_string();
         let server = Server::new(move |_| Act::Reply { status, headers: String::new(), body: text.clone() });
         let judging = judging(chat(&server, &server.options()), &in_memory(), OnFailure::Skip);
-        let error = Gpt4Score::new(judging).unwrap().measure(&pairs(5)).unwrap_err();
-        assert!(matches!(error, Error::JudgeRefused { .. }), "{error}");
+        let error = refusal(judging, &pairs(5));
+        assert!(matches!(error, Error::JudgeRefused { judged: 0, samples: 5, .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(advice) && !text.contains("sk-secret"), "{text}");
         assert_eq!(server.requests(), 1, "HTTP {status}");
@@ -284,8 +293,65 @@ fn after_a_refusal_no_thread_asks_again() {
     let mut options = server.options();
     options.limits.concurrency = 3;
     let judging = judging(chat(&server, &options), &in_memory(), OnFailure::Skip);
-    Gpt4Score::new(judging).unwrap().measure(&pairs(30)).unwrap_err();
+    refusal(judging, &pairs(30));
     assert_eq!(server.requests(), 3);
+}
+
+#[test]
+fn samples_judged_before_a_refusal_are_kept_and_have_no_mean() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache.jsonl");
+    let (run, bootstrap) = (Run::default(), Bootstrap::default());
+    for (cache, advice) in [
+        (in_memory(), "with a file as its cache the same run goes on where it ended".to_owned()),
+        (Arc::new(ReplyCache::open(&path).unwrap()), format!("its replies are in `{}`", path.display())),
+    ] {
+        // Two repetitions: the first sample has both, the second only one, which was paid for too.
+        let price = Some(Price { prompt_per_million: 10.0, completion_per_million: 30.0 });
+        let options =
+            JudgingOptions { repeats: 2, on_failure: OnFailure::Skip, price, ..JudgingOptions::default() };
+        let expires =
+            |seen: &Seen| if seen.number < 3 { Act::says(GOOD) } else { Act::status(401, "expired") };
+        let server = Server::new(expires);
+        let judging = Judging::new(Arc::new(chat(&server, &server.options())), cache, options).unwrap();
+        let metric: Arc<dyn Metric> = Arc::new(Gpt4Score::new(judging).unwrap());
+        let metrics = [Arc::clone(&metric), metric];
+        let (found, failure) = evaluate_until_failure(&metrics, &pairs(4), &run, &bootstrap, OnFailure::Skip);
+        let error = failure.unwrap();
+        assert!(matches!(error, Error::JudgeRefused { judged: 1, samples: 4, .. }), "{error}");
+        assert!(error.to_string().contains(&advice), "{error}");
+        assert_eq!(server.requests(), 4, "nothing is asked after it");
+
+        let [record] = &found.records[..] else { panic!("{} records", found.records.len()) };
+        assert_eq!((record.value, record.ci95, record.n_scored, record.n_failed), (None, None, 1, 3));
+        let reason = record.not_measured.as_deref().unwrap();
+        assert!(reason.contains("the judge refused to answer after 1 of 4 samples"), "{reason}");
+        assert_eq!(record.judge_usage.unwrap().prompt_tokens, 300, "three replies were paid for");
+        let lines = sample_lines(&pairs(4), &found.measurements).unwrap();
+        let outcome = |line: &SampleLine| match &line.outcome {
+            Outcome::Score(score) => Ok(*score),
+            Outcome::Failure(failure) => Err(failure.kind),
+        };
+        let unmeasured = Err(FailureKind::NotMeasured);
+        let outcomes: Vec<_> = lines.iter().map(outcome).collect();
+        assert_eq!(outcomes, [Ok(8.0), unmeasured, unmeasured, unmeasured]);
+        assert_eq!(lines[1].raw_judge.as_deref(), Some(GOOD));
+    }
+}
+
+#[test]
+fn what_was_measured_before_an_encoder_fails_is_handed_back() {
+    let (judge, vectors) = (Server::new(|_| Act::says(GOOD)), Server::new(|_| Act::status(401, "expired")));
+    let judging = judging(chat(&judge, &judge.options()), &in_memory(), OnFailure::Skip);
+    let encoder = EmbeddingsEndpoint::new(&vectors.options(), None, in_memory(), 8).unwrap();
+    let metrics: [Arc<dyn Metric>; 2] = [
+        Arc::new(Gpt4Score::new(judging).unwrap()),
+        Arc::new(SemanticSimilarity::new(Arc::new(encoder.with_clock(vectors.clock())))),
+    ];
+    let (run, bootstrap) = (Run::default(), Bootstrap::default());
+    let (found, failure) = evaluate_until_failure(&metrics, &pairs(3), &run, &bootstrap, OnFailure::Skip);
+    assert!(matches!(failure, Some(Error::Encoder { .. })), "{failure:?}");
+    assert_eq!((found.measurements.len(), found.records[0].value), (1, Some(8.0)));
 }
 
 #[test]
@@ -320,7 +386,8 @@ fn an_interrupted_run_resumes_without_asking_twice() {
         let cache = Arc::new(ReplyCache::open(&path).unwrap());
         let judging = judging(chat(&server, &server.options()), &cache, OnFailure::Skip);
         let before = server.requests();
-        let result = Gpt4Score::new(Arc::clone(&judging)).unwrap().measure(pairs);
+        let found = Gpt4Score::new(Arc::clone(&judging)).unwrap().measure(pairs).unwrap().remove(0);
+        let result = found.checked(OnFailure::Skip);
         (result, server.requests() - before, judging.usage())
     };
     let pairs = pairs(20);
@@ -331,14 +398,14 @@ fn an_interrupted_run_resumes_without_asking_twice() {
     assert_eq!(whole.lines().count(), 7);
     std::fs::write(&path, format!("{whole}{}", &whole[..100])).unwrap();
     let (result, requests, usage) = run(&pairs);
-    let resumed = result.unwrap().remove(0);
+    let resumed = result.unwrap();
     assert_eq!((requests, usage.calls, usage.cached), (13, 13, 7));
     let mut reversed = pairs.clone();
     reversed.reverse();
     let (result, requests, usage) = run(&reversed);
     assert_eq!((requests, usage.calls, usage.cached), (0, 0, 20));
     assert_eq!(usage.cost, Some(0.0), "a cache costs nothing");
-    let again = result.unwrap().remove(0);
+    let again = result.unwrap();
     assert_eq!(again.value(), resumed.value());
     for (sample, other) in resumed.samples.iter().zip(again.samples.iter().rev()) {
         assert_eq!(sample, other);
