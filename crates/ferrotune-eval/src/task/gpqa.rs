@@ -1,4 +1,7 @@
 //! GPQA: graduate-level questions with four choices, whose order is part of the measurement (Rein et al. 2023).
+//!
+//! Both references ask about rows in which two choices are equal, too, and take the first of equal texts for the right one.
+//! So does this task, under any variant, and records count such rows in `rows_with_equal_choices`.
 
 use std::path::Path;
 
@@ -78,6 +81,12 @@ struct Question {
     choices: [String; 4],
     /// The place of the right one.
     answer: usize,
+}
+
+impl Question {
+    fn has_equal_choices(&self) -> bool {
+        self.choices.iter().enumerate().any(|(place, choice)| self.choices[..place].contains(choice))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +176,15 @@ pub(super) fn open(variant: &'static str, path: &Path, settings: &TaskSettings) 
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let info = asking.info(data::dataset(&file, &[&table], questions.len()));
+    let mut info = asking.info(data::dataset(&file, &[&table], questions.len()));
+    let repeats = if form.order == Order::Permuted { REPEATS } else { 1 };
+    let with_equal_choices =
+        questions.iter().filter(|question| question.has_equal_choices()).count() / repeats;
+    if with_equal_choices > 0 {
+        tracing::warn!(rows = with_equal_choices, file = %file.display(),
+            "choices of some questions are equal; the first of equal ones counts as the right one");
+        info.params.insert("rows_with_equal_choices".to_owned(), with_equal_choices.into());
+    }
     Ok(Box::new(Gpqa {
         info,
         form,
@@ -256,7 +273,6 @@ fn question(
     choices: [String; 4],
     correct: &str,
 ) -> Result<Question> {
-    // Of equal texts the first is the right one, as in both references.
     let answer = choices.iter().position(|choice| choice == correct).unwrap_or_default();
     Ok(Question { id, record, domain, question: table.text(row, "Question")?.to_owned(), choices, answer })
 }
