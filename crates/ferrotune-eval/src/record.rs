@@ -188,6 +188,9 @@ impl Record {
             self.stderr = mean_stderr(&tally.rows().column(0).to_vec());
             self.ci95 = Some([low, high]);
             self.ci_method = "wilson score interval over samples; stderr s/sqrt(n)".to_owned();
+        } else if units.strata().is_some_and(|strata| strata.iter().any(|members| members.len() < 2)) {
+            self.ci_method =
+                "none: a stratum of a single sample does not show how its samples vary".to_owned();
         } else if let Some(interval) = bootstrap.interval(tally)? {
             if interval.has_no_width() {
                 self.ci_method =

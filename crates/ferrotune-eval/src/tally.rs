@@ -24,6 +24,8 @@ pub struct Tally {
     is_proportion: bool,
     /// For each row its cluster, counted from 0 in order of first appearance; absent where each row is its own.
     clusters: Option<Vec<usize>>,
+    /// For each row its stratum, counted likewise; absent where there is one.
+    strata: Option<Vec<usize>>,
 }
 
 impl Tally {
@@ -31,7 +33,7 @@ impl Tally {
     ///
     /// *Shapes*: `rows` is `[samples, statistics]`.
     pub fn new(rows: Array2<f64>, finish: impl Fn(&[f64]) -> f64 + Send + Sync + 'static) -> Self {
-        Self { rows, finish: Arc::new(finish), is_proportion: false, clusters: None }
+        Self { rows, finish: Arc::new(finish), is_proportion: false, clusters: None, strata: None }
     }
 
     /// The arithmetic mean of scores, summed in order.
@@ -54,20 +56,37 @@ impl Tally {
     /// `labels` has one entry for each row; further ones are not looked at, and rows without one are clusters of their own.
     #[must_use]
     pub fn clustered(self, labels: &[usize]) -> Self {
+        let (clusters, count) = self.numbered(labels);
+        let clusters = (count < self.len()).then_some(clusters);
+        Self { clusters, ..self }
+    }
+
+    /// The same value of samples of which each stratum has a fixed number, such as the questions of each subject where the value
+    /// is a mean over subjects. Intervals then draw from each stratum by itself, unless a cluster has samples of several.
+    ///
+    /// `labels` has one entry for each row; further ones are not looked at, and rows without one are strata of their own.
+    #[must_use]
+    pub fn stratified(self, labels: &[usize]) -> Self {
+        let (strata, count) = self.numbered(labels);
+        let strata = (count > 1).then_some(strata);
+        Self { strata, ..self }
+    }
+
+    /// For each row the number of its label, counted from 0 in order of first appearance, and how many there are.
+    fn numbered(&self, labels: &[usize]) -> (Vec<usize>, usize) {
         let mut known: HashMap<usize, usize> = HashMap::new();
-        let mut clusters = Vec::with_capacity(self.len());
+        let mut numbers = Vec::with_capacity(self.len());
         let mut count = 0;
         for row in 0..self.len() {
             let fresh = count;
-            let cluster = match labels.get(row) {
+            let number = match labels.get(row) {
                 Some(&label) => *known.entry(label).or_insert(fresh),
                 None => fresh,
             };
-            count += usize::from(cluster == fresh);
-            clusters.push(cluster);
+            count += usize::from(number == fresh);
+            numbers.push(number);
         }
-        let clusters = (count < self.len()).then_some(clusters);
-        Self { clusters, ..self }
+        (numbers, count)
     }
 
     /// Whether some samples are not independent of each other.
@@ -86,7 +105,23 @@ impl Tally {
             let mut sum = rows.row_mut(cluster);
             sum += &row;
         }
-        Self { rows, is_proportion: false, clusters: None, finish: Arc::clone(&self.finish) }
+        let strata = self.strata.as_ref().and_then(|strata| {
+            let mut of_cluster = vec![None; count];
+            let is_whole = clusters
+                .iter()
+                .zip(strata)
+                .all(|(&cluster, &stratum)| *of_cluster[cluster].get_or_insert(stratum) == stratum);
+            if is_whole { of_cluster.into_iter().collect() } else { None }
+        });
+        Self { rows, is_proportion: false, clusters: None, strata, finish: Arc::clone(&self.finish) }
+    }
+
+    /// The rows of each stratum; `None` where there is one.
+    pub(crate) fn strata(&self) -> Option<Vec<Vec<usize>>> {
+        let strata = self.strata.as_ref()?;
+        let mut members = vec![Vec::new(); strata.iter().max().map_or(0, |last| last + 1)];
+        strata.iter().enumerate().for_each(|(row, &stratum)| members[stratum].push(row));
+        Some(members)
     }
 
     /// Successes and samples, if the value is a share of successes.
@@ -122,13 +157,18 @@ impl Tally {
     /// The samples with these indices, in that order, as a tally of their own.
     #[must_use]
     pub fn select(&self, indices: &[usize]) -> Self {
-        let labels = self.clusters.as_ref();
-        let labels = labels.map(|all| indices.iter().map(|&row| all[row]).collect::<Vec<_>>());
-        let selected = Self { rows: self.rows.select(Axis(0), indices), clusters: None, ..self.clone() };
-        match labels {
-            Some(labels) => selected.clustered(&labels),
-            None => selected,
+        let of_selected = |labels: &Option<Vec<usize>>| -> Option<Vec<usize>> {
+            labels.as_ref().map(|all| indices.iter().map(|&row| all[row]).collect())
+        };
+        let rows = self.rows.select(Axis(0), indices);
+        let mut selected = Self { rows, clusters: None, strata: None, ..self.clone() };
+        if let Some(labels) = of_selected(&self.clusters) {
+            selected = selected.clustered(&labels);
         }
+        if let Some(labels) = of_selected(&self.strata) {
+            selected = selected.stratified(&labels);
+        }
+        selected
     }
 
     /// The statistics, `[samples, statistics]`.

@@ -9,6 +9,8 @@ use crate::{Error, Result, Tally};
 /// each draw.
 ///
 /// What is resampled are the [`units`](Tally::units) of a [`Tally`], that is questions, not tokens or repeats of a question.
+/// From each [stratum](Tally::stratified) of n units n - 1 are drawn, so that the mean of a stratum has the variance s²/n over
+/// the draws, which n draws would make smaller by 1/n. *Source*: McCarthy and Snowden 1985.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
@@ -58,7 +60,8 @@ impl Interval {
 }
 
 impl Bootstrap {
-    /// The interval of a metric's value; `None` for fewer than two samples, or if a draw gives no finite value.
+    /// The interval of a metric's value; `None` for fewer than two samples, in all or in a stratum, or if a draw gives no finite
+    /// value.
     ///
     /// # Errors
     /// [`Error::Setting`] for too few resamples or a confidence outside 0 to 1.
@@ -77,7 +80,9 @@ impl Bootstrap {
         if tally.len() < 2 {
             return Ok(None);
         }
-        let mut values = self.draws(tally.len(), |indices| tally.value_of(indices));
+        let Some(mut values) = self.draws_of(&tally, |indices| tally.value_of(indices)) else {
+            return Ok(None);
+        };
         if values.iter().any(|value| !value.is_finite()) {
             return Ok(None);
         }
@@ -94,13 +99,43 @@ impl Bootstrap {
 
     /// What `of` gives for every draw of `n` out of `n` indices, in order of the draws.
     pub(crate) fn draws<T: Send>(&self, n: usize, of: impl Fn(&[usize]) -> T + Sync) -> Vec<T> {
+        let draw = |random: &mut ChaCha8Rng, indices: &mut Vec<usize>| {
+            indices.extend((0..n).map(|_| random.random_range(0..n)));
+        };
+        self.draws_by(draw, of)
+    }
+
+    /// What `of` gives for every draw of a tally's units, stratum by stratum; `None` if a stratum has a single one.
+    pub(super) fn draws_of<T: Send>(
+        &self,
+        units: &Tally,
+        of: impl Fn(&[usize]) -> T + Sync,
+    ) -> Option<Vec<T>> {
+        let Some(strata) = units.strata() else { return Some(self.draws(units.len(), of)) };
+        if strata.iter().any(|members| members.len() < 2) {
+            return None;
+        }
+        let draw = |random: &mut ChaCha8Rng, indices: &mut Vec<usize>| {
+            for members in &strata {
+                let drawn = (1..members.len()).map(|_| members[random.random_range(0..members.len())]);
+                indices.extend(drawn);
+            }
+        };
+        Some(self.draws_by(draw, of))
+    }
+
+    fn draws_by<T: Send>(
+        &self,
+        draw_into: impl Fn(&mut ChaCha8Rng, &mut Vec<usize>) + Sync,
+        of: impl Fn(&[usize]) -> T + Sync,
+    ) -> Vec<T> {
         (0..self.resamples)
             .into_par_iter()
             .map_init(Vec::new, |indices, draw| {
                 let mut random = ChaCha8Rng::seed_from_u64(self.seed);
                 random.set_stream(draw as u64);
                 indices.clear();
-                indices.extend((0..n).map(|_| random.random_range(0..n)));
+                draw_into(&mut random, indices);
                 of(indices)
             })
             .collect()
@@ -133,7 +168,11 @@ impl Bootstrap {
     pub(crate) fn describe(&self, tally: &Tally) -> String {
         let Self { resamples, seed, .. } = self;
         let units = if tally.is_clustered() { "clusters of samples" } else { "samples" };
-        format!("percentile bootstrap over {units}, {resamples} resamples, chacha8 seed {seed}")
+        let strata = match tally.units().strata() {
+            Some(strata) => format!(" within each of {} strata (n - 1 of n)", strata.len()),
+            None => String::new(),
+        };
+        format!("percentile bootstrap over {units}{strata}, {resamples} resamples, chacha8 seed {seed}")
     }
 }
 

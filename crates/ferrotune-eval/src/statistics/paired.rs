@@ -25,8 +25,8 @@ pub struct Comparison {
     pub second: f64,
     /// `second - first`.
     pub difference: f64,
-    /// 95 % interval of the difference by a paired bootstrap; absent for fewer than two samples, and where every draw gives
-    /// the same difference, which says nothing about other samples.
+    /// 95 % interval of the difference by a paired bootstrap; absent for fewer than two samples, in all or in a stratum, and
+    /// where every draw gives the same difference, which says nothing about other samples.
     pub ci95: Option<[f64; 2]>,
     /// Two-sided p-value of the permutation test: how often exchanging the models' results on random samples makes a
     /// difference at least as large.
@@ -131,7 +131,7 @@ fn difference_interval(a: &Tally, b: &Tally, bootstrap: &Bootstrap) -> Option<[f
     if a.len() < 2 {
         return None;
     }
-    let mut differences = bootstrap.draws(a.len(), |indices| b.value_of(indices) - a.value_of(indices));
+    let mut differences = bootstrap.draws_of(a, |indices| b.value_of(indices) - a.value_of(indices))?;
     if differences.iter().any(|difference| !difference.is_finite()) {
         return None;
     }

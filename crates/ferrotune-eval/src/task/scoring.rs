@@ -102,8 +102,9 @@ pub(super) fn by_group<'a>(
     members.into_iter().map(of_group).collect()
 }
 
-/// The mean of the groups' means, each group counting the same, named `metric_macro`. A resample that misses a group is
-/// the mean of those it has.
+/// The mean of the groups' means, each group counting the same, named `metric_macro`. The groups are its strata, unless
+/// documents of several groups ask the same question: questions are drawn then, and a draw that misses a group is the mean of
+/// those it has.
 pub(super) fn macro_mean(whole: &Measurement, answered: &[Answered]) -> Measurement {
     let mut groups: Vec<&str> = answered.iter().filter_map(|one| one.document.group.as_deref()).collect();
     groups.dedup();
@@ -130,7 +131,8 @@ pub(super) fn macro_mean(whole: &Measurement, answered: &[Answered]) -> Measurem
     let (metric, variant) =
         (format!("{}_macro", whole.metric), format!("{}; mean of the means of groups", whole.variant));
     let samples = whole.samples.clone();
-    let mean = Measurement::of_tally(metric, variant, samples, tally);
+    let strata: Vec<usize> = scored.iter().map(|&(group, _)| group).collect();
+    let mean = Measurement::of_tally(metric, variant, samples, tally.stratified(&strata));
     clustered(Measurement { params: whole.params.clone(), ..mean }, answered.iter())
 }
 

@@ -1,5 +1,5 @@
 use ferrotune_eval::{
-    Error, Evidence, Measurement, SampleScore, Tally,
+    Error, Evidence, Measurement, Record, Run, SampleScore, Tally,
     statistics::{
         Bootstrap, clustered_stderr, clustered_wilson_interval, compare, group_mean, mean_stderr, percentile,
         pooled_stderr, wilson_interval,
@@ -163,4 +163,82 @@ fn repeats_of_a_question_make_nothing_surer() {
     assert_eq!((once.p_value, often.p_value), (0.5, 0.5));
     assert_eq!((often.n, often.n_left_out), (40, 0));
     assert_eq!(once.ci95, often.ci95);
+}
+
+/// The mean of the means of these strata.
+fn mean_of_means(strata: &[&[f64]]) -> Tally {
+    let labels: Vec<usize> =
+        strata.iter().enumerate().flat_map(|(k, scores)| vec![k; scores.len()]).collect();
+    let scores: Vec<f64> = strata.concat();
+    let rows = ndarray::Array2::from_shape_fn((scores.len(), 2 * strata.len()), |(row, column)| {
+        let of_row = column / 2 == labels[row];
+        if column % 2 == 0 { f64::from(u8::from(of_row)) * scores[row] } else { f64::from(u8::from(of_row)) }
+    });
+    let mean = |sums: &[f64]| {
+        let means: Vec<f64> =
+            sums.chunks(2).filter(|sums| sums[1] > 0.0).map(|sums| sums[0] / sums[1]).collect();
+        means.iter().sum::<f64>() / means.len() as f64
+    };
+    Tally::new(rows, mean).stratified(&labels)
+}
+
+#[test]
+fn each_stratum_is_drawn_from_by_itself() {
+    let many: Vec<f64> = (0..30).map(|i| f64::from(u8::from(i % 3 == 0))).collect();
+    let (few, two) = ([1.0, 0.0, 1.0, 1.0, 0.0], [0.25, 1.0]);
+    let strata: [&[f64]; 3] = [&many, &few, &two];
+    // Means of independent strata: the variance of their mean is the sum of s² / n over the square of their number.
+    let variance: f64 = strata.iter().map(|scores| mean_stderr(scores).unwrap().powi(2)).sum();
+    let expected = variance.sqrt() / 3.0;
+    // 20 000 draws estimate a standard deviation to about half a percent.
+    const SAMPLING: f64 = 0.02;
+    let bootstrap = Bootstrap { resamples: 20_000, ..Bootstrap::default() };
+    let interval = bootstrap.interval(&mean_of_means(&strata)).unwrap().unwrap();
+    assert!((interval.stderr / expected - 1.0).abs() < SAMPLING, "{} against {expected}", interval.stderr);
+    assert!(
+        interval.method.contains("over samples within each of 3 strata (n - 1 of n)"),
+        "{}",
+        interval.method
+    );
+
+    // The same of two systems: the differences of the second are the scores of a third.
+    let better: Vec<Vec<f64>> =
+        strata.iter().map(|scores| scores.iter().map(|s| 1.0 - s).collect()).collect();
+    let better: Vec<&[f64]> = better.iter().map(Vec::as_slice).collect();
+    let measured = |strata: &[&[f64]]| {
+        let sample = |(place, &score): (usize, &f64)| SampleScore {
+            id: place.to_string(),
+            extracted: None,
+            score: Ok(score),
+        };
+        let samples = strata.concat().iter().enumerate().map(sample).collect();
+        Measurement::of_tally("macro", "as is", samples, mean_of_means(strata))
+    };
+    let found = compare(&measured(&strata), &measured(&better), &bootstrap).unwrap();
+    let change: Vec<Vec<f64>> =
+        strata.iter().map(|scores| scores.iter().map(|s| 1.0 - 2.0 * s).collect()).collect();
+    let change: Vec<&[f64]> = change.iter().map(Vec::as_slice).collect();
+    let expected = bootstrap.interval(&mean_of_means(&change)).unwrap().unwrap();
+    assert_close(found.ci95.unwrap()[0], expected.low, "lower end");
+    assert_close(found.ci95.unwrap()[1], expected.high, "upper end");
+    assert!(found.method.contains("within each of 3 strata"), "{}", found.method);
+}
+
+#[test]
+fn a_stratum_of_one_sample_gives_no_interval() {
+    let tally = mean_of_means(&[&[1.0, 0.0, 1.0], &[0.0]]);
+    assert_eq!(Bootstrap::default().interval(&tally).unwrap(), None);
+    let measurement = Measurement::of_tally("macro", "as is", Vec::new(), tally);
+    let record = Record::new(&Run::default(), &measurement, &Bootstrap::default(), 0.0).unwrap();
+    assert_eq!((record.stderr, record.ci95), (None, None));
+    assert!(record.ci_method.starts_with("none: a stratum of a single sample"), "{}", record.ci_method);
+    // A single stratum is no stratum, and clusters across strata are drawn whole.
+    let alone = Tally::mean_of(&ANSWERS);
+    assert_eq!(
+        Bootstrap::default().interval(&alone.clone().stratified(&[4; 10])).unwrap(),
+        Bootstrap::default().interval(&alone).unwrap()
+    );
+    let across = mean_of_means(&[&[1.0, 0.0], &[0.0, 1.0]]).clustered(&[0, 1, 0, 1]);
+    let method = Bootstrap::default().interval(&across).unwrap().unwrap().method;
+    assert!(method.contains("over clusters of samples, "), "{method}");
 }

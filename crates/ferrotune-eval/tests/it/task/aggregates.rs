@@ -77,6 +77,50 @@ fn mmlu_has_micro_and_macro_means_categories_and_subjects() {
 }
 
 #[test]
+fn the_mean_over_subjects_is_drawn_subject_by_subject() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "test/anatomy_test.csv", &"q,a,b,c,d,A\n".repeat(4));
+    write(folder.path(), "test/virology_test.csv", &"q,a,b,c,d,B\n".repeat(2));
+    let settings = TaskSettings { shots: Some(0), ..any_rows() };
+    let task = open_task("mmlu:lm-eval-generative", folder.path(), &settings).unwrap();
+    let right = |document: &Document| document.references[0].clone();
+    // All of anatomy: no draw can change that subject's mean, nor leave the other subject out.
+    let scores = task.score(&replies(task.as_ref(), right, |id| id.contains("anatomy"))).unwrap();
+    let found = record(&scores, "mmlu_macro");
+    assert_eq!((found.value, found.ci95), (Some(0.5), None));
+    assert!(found.ci_method.starts_with("none: every resample gives the same value"), "{}", found.ci_method);
+    let scores = task.score(&replies(task.as_ref(), right, |id| id.ends_with('0'))).unwrap();
+    let found = record(&scores, "mmlu_macro");
+    assert!(found.ci_method.contains("within each of 2 strata"), "{}", found.ci_method);
+}
+
+#[test]
+fn rows_with_equal_choices_are_kept_and_counted() {
+    let header =
+        "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n";
+    let folder = tempfile::tempdir().unwrap();
+    // The right answer twice, a wrong one twice, twice after lm-evaluation-harness' cleaning only, and never.
+    let rows = "r1,q,x,x,b,c\nr2,q,a,b,b,c\nr3,q, a,a ,b,c\nr4,q,a,b,c,d\n";
+    write(folder.path(), "gpqa_main.csv", &(header.to_owned() + rows));
+    for (variant, documents, counted) in
+        [("lm-eval-zeroshot", 4, 3), ("by-record", 4, 3), ("simple-evals", 16, 2)]
+    {
+        let task = open_task(&format!("gpqa:{variant}"), folder.path(), &any_rows()).unwrap();
+        assert_eq!(task.len(), documents, "{variant}");
+        assert_eq!(task.info().params.get("rows_with_equal_choices"), Some(&json!(counted)), "{variant}");
+        // The first of equal texts, whatever the order.
+        let document = task.document(0);
+        let question = &document.request.prompt().question;
+        let mark = if variant == "simple-evals" { ") x" } else { " x" };
+        let first = question[..question.find(mark).unwrap() + 1].chars().rev().find(char::is_ascii_uppercase);
+        assert_eq!(document.references[0].chars().nth(1), first, "{question}");
+    }
+    write(folder.path(), "gpqa_diamond.csv", &(header.to_owned() + "r4,q,a,b,c,d\n"));
+    let task = open_task("gpqa", &folder.path().join("gpqa_diamond.csv"), &any_rows()).unwrap();
+    assert!(task.info().params.is_empty());
+}
+
+#[test]
 fn an_order_by_record_does_not_depend_on_other_records() {
     let header =
         "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n";
