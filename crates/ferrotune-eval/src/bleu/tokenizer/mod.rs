@@ -48,7 +48,7 @@ impl Tokenizer {
 /// Buffers for the passes over a text.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    bytes: [Vec<u8>; 2],
+    v13a: v13a::Buffers,
     text: [String; 2],
 }
 
@@ -89,7 +89,7 @@ impl Cutter {
                     with(Word::new(c.encode_utf8(&mut bytes).as_bytes()));
                 }
             }
-            Tokenizer::V13a => v13a::for_each_token(text, &mut buffers.bytes, with),
+            Tokenizer::V13a => v13a::for_each_token(text, &mut buffers.v13a, with),
             Tokenizer::International => {
                 let spaced = self.space_international(text, &mut buffers.text);
                 python_text::split(spaced).for_each(|token| with(Word::new(token.as_bytes())));
