@@ -159,7 +159,7 @@ fn every_completion_is_counted_in_its_class() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let task = open(folder.path(), "human-eval", &allowed(Duration::from_secs(1), None));
+    let task = open(folder.path(), "human-eval", &allowed(LONG, None));
     let classes = [
         ("    return prod(numbers)\n", "passed"),
         ("    return sum(numbers)\n", "failed: AssertionError"),
@@ -174,8 +174,6 @@ fn every_completion_is_counted_in_its_class() {
             "    import os\n    os.kill(os.getppid(), 9)\n    os.kill(1, 9)\n    return 0\n",
             "failed: AssertionError",
         ),
-        ("    while True: pass\n", "timed out"),
-        ("    import time\n    time.sleep(1000)\n", "timed out"),
         ("    import os\n    while True: os.fork()\n", "contained: PermissionError"),
         ("    import socket\n    socket.socket()\n", "contained: PermissionError"),
         ("    open('/usr/lib/escaped', 'w')\n", "contained: OSError"),
@@ -193,14 +191,14 @@ fn every_completion_is_counted_in_its_class() {
         assert!(found.starts_with(expected), "{found} of\n{completion}");
     }
     assert_eq!(found.len(), classes.len());
-    let counts = json!({"passed": 22, "failed": 6, "timed_out": 2, "contained": 4, "not_executed": 0});
+    let counts = json!({"passed": 22, "failed": 6, "timed_out": 0, "contained": 4, "not_executed": 0});
     assert_eq!(*results(&outcome), counts);
-    // 2 of 14 and 20 of 20 pass; there are too few completions of the first problem for k = 100.
+    // 2 of 12 and 20 of 20 pass; there are too few completions of the first problem for k = 100.
     let names: Vec<&str> = outcome.records.iter().map(|record| record.metric.as_str()).collect();
     assert_eq!(names, ["humaneval", "humaneval_pass@10"]);
-    assert_close(outcome.records[0].value.unwrap(), (2.0 / 14.0 + 1.0) / 2.0, "pass@1");
-    // All 10 drawn are among the 12 that fail: 12! 4! / (2! 14!) = 6 / 91.
-    assert_close(outcome.records[1].value.unwrap(), (1.0 - 6.0 / 91.0 + 1.0) / 2.0, "pass@10");
+    assert_close(outcome.records[0].value.unwrap(), (2.0 / 12.0 + 1.0) / 2.0, "pass@1");
+    // All 10 drawn are the 10 of 12 that fail: 10! 2! / 12! = 1 / 66.
+    assert_close(outcome.records[1].value.unwrap(), (1.0 - 1.0 / 66.0 + 1.0) / 2.0, "pass@10");
     assert!(outcome.records[1].ci95.is_some());
     // Scored again from the per-sample file.
     let file = folder.path().join("written.jsonl");
@@ -208,6 +206,26 @@ fn every_completion_is_counted_in_its_class() {
     let again = rescore_task(task.as_ref(), &read_samples(&file).unwrap(), &Bootstrap::default()).unwrap();
     assert_eq!(results(&again), results(&outcome));
     assert_eq!(again.records[1].value, outcome.records[1].value);
+}
+
+/// By a task of its own: the time that programs without an end are given would be too short, on a machine that is busy, for
+/// those that end.
+#[test]
+fn completions_without_an_end_are_counted_as_timed_out() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let task = open(folder.path(), "human-eval", &allowed(Duration::from_secs(1), None));
+    let lines: Vec<Value> = ["    while True: pass\n", "    import time\n    time.sleep(1000)\n"]
+        .iter()
+        .flat_map(|completion| ["T/0", "T/1"].map(|id| json!({"task_id": id, "completion": completion})))
+        .collect();
+    let path = write_lines(folder.path(), "samples.jsonl", &lines);
+    let outcome = score_completions(task.as_ref(), &path, &RunOptions::default()).unwrap();
+    assert_eq!(outcome.samples[0].extracted.as_deref(), Some("timed out\ntimed out"));
+    let counts = json!({"passed": 0, "failed": 0, "timed_out": 4, "contained": 0, "not_executed": 0});
+    assert_eq!((results(&outcome), outcome.records[0].value), (&counts, Some(0.0)));
 }
 
 #[test]

@@ -118,11 +118,11 @@ impl Server {
         Self { address, shared }
     }
 
-    /// The address with patience in milliseconds, three attempts, one request at a time.
+    /// The address with the patience that a busy machine takes, three attempts, one request at a time.
     pub(crate) fn options(&self) -> EndpointOptions {
         EndpointOptions {
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(120),
+            request_timeout: Duration::from_secs(120),
             retry: RetryPolicy { attempts: 3, ..RetryPolicy::default() },
             limits: Limits { concurrency: 1, ..Limits::default() },
             ..EndpointOptions::new(format!("http://{}/v1", self.address), "scripted")
