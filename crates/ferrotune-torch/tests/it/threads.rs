@@ -3,14 +3,20 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     thread::{self, ThreadId},
 };
 
 use ferrotune_torch::on_each_thread;
 
+/// A thread that asks libtorch for the first time takes the number that any thread set last, and tests run in parallel. No other
+/// module sets it.
+static NUMBER: Mutex<()> = Mutex::new(());
+
 /// How often each thread ran the body.
 fn runs(threads: i32, body: impl Fn() + Sync) -> HashMap<ThreadId, usize> {
+    // A body that panicked leaves nothing here that another could trip over.
+    let _alone = NUMBER.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(threads);
     let runs = Mutex::new(HashMap::new());
     on_each_thread(&|| {
