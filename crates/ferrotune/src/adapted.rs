@@ -5,7 +5,7 @@ use std::path::Path;
 use ferrotune_adapters::{AdapterWeights, Adapters, Lora, LoraAdapter, LoraConfig, NamedAdapters, Untied};
 use ferrotune_nn::{CausalLm, ProjectionBuilder, Storage};
 
-use crate::{AutoCausalLm, Error, LoadOptions, Result, base_record, check_base};
+use crate::{AutoCausalLm, Error, LoadOptions, Result, base_record, base_record::check_against};
 
 /// Where an adapter's values come from.
 #[derive(Clone, Copy, Debug)]
@@ -43,15 +43,17 @@ pub struct Adapted {
 /// the base.
 ///
 /// # Errors
-/// What reading and building give; an adapter that matches nothing, or was made for another base ([`check_base`]), by name.
+/// What reading and building give; an adapter that matches nothing, or was made for another base ([`check_base`](crate::check_base)), by
+/// name.
 pub fn adapt(
     folder: &AutoCausalLm,
     start: Start<'_>,
     storage: impl Storage,
     options: &LoadOptions,
 ) -> Result<Adapted> {
+    let mut known = None;
     if let Start::From(weights) | Start::Resumed(_, weights) = start {
-        check_base(folder, weights)?;
+        check_against(folder, weights, &mut known)?;
     }
     let (config, mut builder) = match start {
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
@@ -60,7 +62,7 @@ pub fn adapt(
     };
     let model = build(folder, &[config], options, &mut builder)?;
     let mut adapter = builder.finish()?;
-    adapter.record_base(base_record(folder)?);
+    adapter.record_base(known.map_or_else(|| base_record(folder), Ok)?);
     if matches!(start, Start::From(_)) {
         adapter.name_base(folder.folder().display().to_string());
     }
@@ -78,15 +80,15 @@ pub fn adapt_by_several<'a>(
     options: &LoadOptions,
 ) -> Result<AdaptedBySeveral> {
     let mut builder = Adapters::new(storage);
-    let mut configs = Vec::new();
+    let (mut configs, mut known) = (Vec::new(), None);
     for (name, weights) in adapters {
-        check_base(folder, weights)?;
+        check_against(folder, weights, &mut known)?;
         builder = builder.with_adapter(name, weights)?;
         configs.push(weights.config());
     }
     let model = build(folder, &configs, options, &mut builder)?;
     let mut adapters = builder.finish()?;
-    adapters.record_base(&base_record(folder)?);
+    adapters.record_base(&known.map_or_else(|| base_record(folder), Ok)?);
     Ok(AdaptedBySeveral { model, adapters })
 }
 

@@ -150,7 +150,8 @@ fn keys_that_nobody_knows_are_kept() {
 
 #[test]
 fn a_record_of_the_base_travels_with_the_weights_and_out_of_pefts_sight() {
-    let record = BaseRecord { matrices: "ab".to_owned(), others: "cd".to_owned(), in_4_bits: true };
+    let [rule, matrices, others] = ["every-row", "ab", "cd"].map(str::to_owned);
+    let record = BaseRecord { rule, matrices, others, in_4_bits: true };
     let (folder, target) = (golden().join("adapters/mixtral-per-expert"), tempfile::tempdir().unwrap());
     let (model, weights) = (model("mixtral"), AdapterWeights::open(&folder).unwrap());
     let (_, mut adapter) = model.read(&weights);
@@ -166,10 +167,17 @@ fn a_record_of_the_base_travels_with_the_weights_and_out_of_pefts_sight() {
     assert_eq!(bytes(&one), bytes(&two), "in a fixed order");
     let text = |folder: &Path| fs::read_to_string(folder.join("adapter_config.json")).unwrap();
     assert!(!text(&one).contains("ferrotune_base"));
-    let tensors = weights.tensors().iter().map(|(name, tensor)| (name.clone(), tensor));
-    write_file(&one.join("adapter_model.safetensors"), tensors, &[("ferrotune_base", "dense ab")]).unwrap();
-    let message = AdapterWeights::open(&one).unwrap_err().to_string();
+    let with = |text: &str| {
+        let tensors = weights.tensors().iter().map(|(name, tensor)| (name.clone(), tensor));
+        write_file(&one.join("adapter_model.safetensors"), tensors, &[("ferrotune_base", text)]).unwrap();
+        AdapterWeights::open(&one)
+    };
+    let message = with("dense ab").unwrap_err().to_string();
     assert!(message.contains("`ferrotune_base`") && message.contains("two digests"), "{message}");
+    // The first records did not name their rule. They are read, and equal nothing that another rule gives.
+    let first = with("4-bit ab cd").unwrap();
+    let difference = first.base().unwrap().difference(&record).unwrap();
+    assert!(difference.contains("another rule"), "{difference}");
     assert_eq!(AdapterWeights::open(&two).unwrap().without_base().base(), None);
 }
 

@@ -82,6 +82,27 @@ fn one_changed_matrix_or_norm_is_another_base_for_adapting_and_merging() {
     }
 }
 
+/// Tokens that were added and trained are a few rows of the embedding; a head of attention is a run of rows.
+#[test]
+fn a_few_changed_rows_are_another_base() {
+    let base = model("llama-gqa");
+    let record = base_record(&base).unwrap();
+    for (name, row, rows) in [
+        ("model.embed_tokens.weight", 5, 1),
+        ("lm_head.weight", 61, 1),
+        ("model.layers.0.self_attn.q_proj.weight", 16, 16),
+        // 64 of 112 rows are looked at.
+        ("model.layers.0.mlp.gate_proj.weight", 50, 2),
+    ] {
+        let (_place, other) = altered(&base, name, |tensor| {
+            let changed = tensor.copy();
+            let _ = changed.narrow(0, row, rows).g_mul_scalar_(1.5);
+            changed
+        });
+        assert!(record.difference(&base_record(&other).unwrap()).is_some(), "{name}");
+    }
+}
+
 #[test]
 fn a_base_in_4_bits_is_told_by_what_quantizing_leaves_and_another_4_bit_one_by_all() {
     let base = model("llama-gqa");
