@@ -145,7 +145,7 @@ pub(crate) struct LoraFlags {
     use_dora: bool,
     /// How the added product begins: `true` (PEFT's default), `gaussian`, `pissa_niter_N` (fast) or `pissa` (exact and slow),
     /// `olora`; over a quantized base also `loftq` or `loftq_iter_N`. What is saved fits the base as it is; over a quantized
-    /// base only up to its rounding, but for `loftq` of one round
+    /// base other readers have it only up to the base's rounding, but for `loftq` of one round
     #[arg(long, value_name = "WORD", default_value_t = Init::Default)]
     init: Init,
 }

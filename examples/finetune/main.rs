@@ -15,7 +15,7 @@ use std::{
 use ferrotune::{
     Adapted, AutoCausalLm, BaseConfig, Error, FitConfig, Instructions, LoadOptions, MemoryPlan, Parts, Start,
     adapt,
-    adapters::{AdapterWeights, Init, LoraAdapter, LoraConfig},
+    adapters::{AdapterWeights, LoraAdapter, LoraConfig},
     check_base,
     core::{Sample, digest},
     data::{Prepared, Template, Tokenizer},
@@ -91,10 +91,16 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         cli::say(&format!("{aside} records do not validate because they ask what another one asks"));
     }
 
+    // On a base in 4 bits an adapter stands as it was saved.
+    let trained = match &further {
+        None => &lora,
+        Some(further) if base.quantization().is_some() => further.config(),
+        Some(further) => further.trained(),
+    };
     let memory_plan = MemoryPlan::new(
         &base,
         &FitConfig {
-            adapter: Some(further.as_ref().map_or(&lora, AdapterWeights::config).clone()),
+            adapter: Some(trained.clone()),
             quantization: base_config.kept(&base)?,
             kind,
             device,
@@ -109,13 +115,12 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     }
     // What is planned counts on it.
     memory::return_freed_blocks();
-    if further.is_none() && base_config.kept(&base)?.is_some() && trains_over_the_rest(&lora) {
+    if base_config.kept(&base)?.is_some() && trained.init_lora_weights.changes_base() {
         cli::say(
-            "this initialisation trains over the quantized rest of the base; the saved adapter goes onto the quantized base \
-             itself, which rounds otherwise, so measure what was saved",
+            "this initialisation trains over the quantized rest of the base; what reads the adapter here quantizes the same rest \
+             again, PEFT puts it onto the quantized base itself, which rounds otherwise: measure there what is used there",
         );
     }
-    let trained = further.as_ref().map_or(&lora, AdapterWeights::config);
     if let Some(reason) = trained.unread_by_peft(&base.weights())? {
         cli::say(&format!(
             "PEFT will not read what is saved as it is meant: {reason}; Ferrotune does, and `merge` makes a model of it that \
@@ -189,15 +194,6 @@ fn interrupted(flags: &Flags, lora: &LoraConfig) -> cli::Result<Option<AdapterWe
     }
     let checkpoints = trainer::checkpoints(&flags.output)?;
     Ok(checkpoints.last().map(|(_, folder)| AdapterWeights::open(folder)).transpose()?)
-}
-
-/// Whether training begins by taking a part out of the base.
-fn trains_over_the_rest(lora: &LoraConfig) -> bool {
-    match lora.init_lora_weights {
-        Init::Pissa { .. } | Init::Olora => true,
-        Init::Loftq { iterations } => iterations > 1,
-        _ => false,
-    }
 }
 
 fn lengths(samples: &[Sample]) -> Vec<usize> {

@@ -123,7 +123,8 @@ impl LoraAdapter {
     ///
     /// An adapter that took a part out of the base when it began (PiSSA, OLoRA, LoftQ of several iterations) comes out as a
     /// plain one of twice the rank that fits the base as its checkpoint has it: the first half of each factor is what
-    /// trains, the second what it began as, with the sign turned in B.
+    /// trains, the second what it began as, with the sign turned in B. The file says so where PEFT does not look, and
+    /// [`Lora::load`](crate::Lora::load) makes of it the base and the adapter that trained.
     ///
     /// # Errors
     /// libtorch's.
@@ -136,6 +137,7 @@ impl LoraAdapter {
             config,
             tensors,
             base: self.base.clone(),
+            began: doubled.then(|| self.config.clone()),
             place: "the adapter in memory".to_owned(),
         })
     }

@@ -22,12 +22,18 @@ const CARD: &str = "README.md";
 /// other reader looks at. Of a key of its own in `adapter_config.json` PEFT would warn.
 const BASE: &str = "ferrotune_base";
 
+/// Where the same file says with which settings an adapter began that took a part out of its base.
+pub(crate) const BEGAN: &str = "ferrotune_began";
+
 /// An adapter outside any model: its configuration, and its tensors by their names in the file.
 #[derive(Debug)]
 pub struct AdapterWeights {
     pub(crate) config: LoraConfig,
     pub(crate) tensors: BTreeMap<String, Tensor>,
     pub(crate) base: Option<BaseRecord>,
+    /// The settings of an adapter that took a part out of its base, of which `config` is the plain form: the first half of each
+    /// factor is what trained, the second what the base lost, with the sign turned in B.
+    pub(crate) began: Option<LoraConfig>,
     /// What messages call it.
     pub(crate) place: String,
 }
@@ -41,7 +47,7 @@ impl AdapterWeights {
         let place = "the adapter in memory";
         config.check(place)?;
         require_readable(&config, place)?;
-        Ok(Self { config, tensors, base: None, place: place.to_owned() })
+        Ok(Self { config, tensors, base: None, began: None, place: place.to_owned() })
     }
 
     /// Reads a PEFT folder.
@@ -76,7 +82,8 @@ impl AdapterWeights {
             })
             .collect::<Result<_>>()?;
         let base = file.metadata(BASE).map(|text| BaseRecord::parse(text, &file.place())).transpose()?;
-        Ok(Self { config, tensors, base, place: file.place() })
+        let began = file.metadata(BEGAN).map(|text| config.began(text, &file.place())).transpose()?;
+        Ok(Self { config, tensors, base, began, place: file.place() })
     }
 
     /// Writes a PEFT folder. A new folder appears complete or not at all; in one that exists each file is replaced in
@@ -140,6 +147,19 @@ impl AdapterWeights {
         Self { base: None, ..self }
     }
 
+    /// The settings with which it trains on where its base may lose what it lost when the adapter began: those that it began with if
+    /// it took a part out of the base (PiSSA, OLoRA, LoftQ of several iterations), else [`config`](Self::config).
+    #[must_use]
+    pub fn trained(&self) -> &LoraConfig {
+        self.began.as_ref().unwrap_or(&self.config)
+    }
+
+    /// The same adapter as PEFT reads it: on the base as it is, whatever the base lost when the adapter began.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        Self { began: None, ..self.share() }
+    }
+
     /// Refuses an adapter that changes the base for itself.
     pub(crate) fn require_plain(&self) -> Result<()> {
         self.config.require_plain(&self.place)
@@ -149,14 +169,23 @@ impl AdapterWeights {
     pub(crate) fn share(&self) -> Self {
         let tensors =
             self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-        Self { config: self.config.clone(), tensors, base: self.base.clone(), place: self.place.clone() }
+        let Self { config, base, began, place, .. } = self;
+        Self {
+            config: config.clone(),
+            tensors,
+            base: base.clone(),
+            began: began.clone(),
+            place: place.clone(),
+        }
     }
 
     fn write_into(&self, stage: &Path) -> Result<()> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor));
         let base = self.base.as_ref().map(ToString::to_string);
-        let metadata: Vec<_> =
-            [("format", "pt")].into_iter().chain(base.as_deref().map(|base| (BASE, base))).collect();
+        let began = self.began.as_ref().map(LoraConfig::beginning);
+        let said = [(BASE, &base), (BEGAN, &began)];
+        let said = said.into_iter().filter_map(|(key, text)| Some((key, text.as_deref()?)));
+        let metadata: Vec<_> = [("format", "pt")].into_iter().chain(said).collect();
         write_file(&stage.join(WEIGHTS), tensors, &metadata)?;
         let path = stage.join(CONFIG);
         let json = serde_json::to_vec_pretty(&self.config.to_fields())

@@ -7,10 +7,17 @@
 //! | `olora` (arXiv:2406.01775) | the first `r` rows of R and columns of Q in `W = QR` | `s·BA` |
 //! | `loftq` (arXiv:2310.08659) | the `r` largest singular values of what the storage's rounding lost, as for `pissa` | `s·BA` of the iteration before; nothing in the first |
 //!
-//! What is taken out is taken from the weight before the storage gets it, so the base becomes `storage(W - s·B₀A₀)`, and
-//! what trains fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the rank, which fits the base as it
-//! is in its checkpoint; exactly where the base is dense, and over a quantized one as far as any adapter that was trained
-//! over it fits the weights before quantizing.
+//! What is taken out is taken from the weight before the storage gets it, so the base becomes `Q(W - s·B₀A₀)`, where `Q` is what
+//! the storage makes of a matrix, and what trains fits that base only. Saved, it is `s·BA - s·B₀A₀`: a product of twice the rank, which
+//! fits the base as it is in its checkpoint, with any reader.
+//!
+//! Over a dense base that is exact. Over a quantized one no adapter of low rank is, on `Q(W)`: with `E(X) = Q(X) - X` it would have to
+//! be `s·BA - s·B₀A₀ + E(W - s·B₀A₀) - E(W)`, and the difference of two roundings has full rank. PEFT does not escape this either:
+//! its `path_initial_model_for_weight_conversion` writes the same product, it refuses PiSSA on a quantized base, and OLoRA there
+//! quantizes a weight twice. What is exact is a reader that has W and both halves of the factors: it takes `s·B₀A₀` out of W and
+//! quantizes the rest as training did, bit for bit. So the file says which half is which, and what reads it here is that reader:
+//! [`Lora::load`](crate::Lora::load), and [`merge`](crate::merge) onto dequantize(quantize(W)). Several adapters on one base have one
+//! base, and a checkpoint in 4 bits has no W: there the product goes onto the base as it is, two roundings off.
 //!
 //! PEFT's LoftQ leaves the scaling out of account; here it is divided out, as in PiSSA, so that the model starts at what
 //! LoftQ means for every alpha.
@@ -32,6 +39,17 @@ pub(crate) struct Derived {
 }
 
 impl Derived {
+    /// The first values and the loss of the base that the factors `[2 · rank, in]` and `[out, 2 · rank]` of a saved adapter hold.
+    pub(crate) fn of_halves(a: &Tensor, b: &Tensor, scaling: f64) -> Result<Self> {
+        let rank = a.size()[0] / 2;
+        let own =
+            |tensor: Tensor| -> Result<SharedTensor> { Ok(tensor.f_contiguous()?.f_detach_copy()?.into()) };
+        let first_a = own(a.f_narrow(0, rank, rank)?)?;
+        let first_b = own(b.f_narrow(1, rank, rank)?.f_neg()?)?;
+        let taken = Some(Taken { a: first_a, b: first_b, scaling });
+        Ok(Self { a: a.f_narrow(0, 0, rank)?, b: b.f_narrow(1, 0, rank)?, taken })
+    }
+
     pub(crate) fn of(&self, factor: Factor) -> &Tensor {
         match factor {
             Factor::A => &self.a,

@@ -479,7 +479,9 @@ impl<'a> Conversion<'a> {
         }
         config.check(&self.adapter.place)?;
         let AdapterWeights { base, place, .. } = self.adapter;
-        Ok(AdapterWeights { config, tensors: self.tensors, base: base.clone(), place: place.clone() })
+        // The other layout's factors have no halves any more.
+        let (base, place, began) = (base.clone(), place.clone(), None);
+        Ok(AdapterWeights { config, tensors: self.tensors, base, began, place })
     }
 }
 

@@ -49,11 +49,20 @@ impl<S: Storage> Lora<S> {
 
     /// An adapter with the values of one that was read, to use it or to train it further.
     ///
+    /// Where a file of ours says that its adapter took a part out of the base when it began, the base loses that part again
+    /// and the adapter goes onto the rest, as it was trained: over NF4, too, the numbers are those of training. That takes the
+    /// weights themselves; over a checkpoint that is in 4 bits already give [`AdapterWeights::plain`].
+    ///
     /// # Errors
-    /// [`Error::Pattern`](crate::Error::Pattern). Tensors that do not fit the model are errors while it is built;
-    /// tensors that nobody asked for are one of [`finish`](Self::finish).
+    /// [`Error::Pattern`](crate::Error::Pattern). Tensors that do not fit the model are errors while it is built, and so is
+    /// [`Error::QuantizedOrigin`](crate::Error::QuantizedOrigin); tensors that nobody asked for are one of
+    /// [`finish`](Self::finish).
     pub fn load(weights: &AdapterWeights, storage: S) -> Result<Self> {
-        Ok(Self { base: Frozen::new(storage), draft: Draft::of(weights)? })
+        let draft = match &weights.began {
+            Some(began) => Draft::resumed(began.clone(), weights)?,
+            None => Draft::of(weights)?,
+        };
+        Ok(Self { base: Frozen::new(storage), draft })
     }
 
     /// The adapter of an interrupted run that began with `config`, from what it saved, over the base that it trained on.

@@ -13,6 +13,7 @@ use crate::{
     dora::scaled,
     factors::{Factor, Factors},
     files::{self, Taker, key},
+    init::{Derived, Taken},
     target::{Decision, Rules, Scale, alias},
 };
 
@@ -32,7 +33,9 @@ pub enum MergeBase {
     #[default]
     AsStored,
     /// The weights as [`Nf4`](crate::Nf4) with these settings holds them, decoded: what an adapter was trained over in
-    /// QLoRA. Those that the checkpoint holds in 4 bits are taken as they are, as that storage takes them.
+    /// QLoRA. Those that the checkpoint holds in 4 bits are taken as they are, as that storage takes them. One adapter alone that
+    /// took a part out of the base when it began is added to the quantized rest, over which it trained; several, or one that does
+    /// not say so, to the quantized weights.
     Quantized(Quantization),
 }
 
@@ -93,12 +96,17 @@ fn run(
     let source = Layouts::new(source, specs, IGNORED_TENSORS)?;
     let mut deltas =
         adapters.iter().map(|adapter| Deltas::new(specs, adapter)).collect::<Result<Vec<_>>>()?;
+    let quantizes = matches!(options.base, MergeBase::Quantized(_));
+    let over_rest = quantizes && matches!(adapters, [adapter] if adapter.began.is_some());
     let mut merged = Merged::default();
     for spec in specs {
         check_shape(&source, spec)?;
-        let changes = deltas.iter_mut().map(|deltas| deltas.of(spec)).collect::<Result<Vec<_>>>()?;
+        let over_rest = over_rest && is_quantized(spec) && source.encoded(&spec.name)?.is_none();
+        let changes =
+            deltas.iter_mut().map(|deltas| deltas.of(spec, over_rest)).collect::<Result<Vec<_>>>()?;
         let changes: Vec<Change> = changes.into_iter().filter(Change::is_some).collect();
-        let base = Base::read(&source, spec, options.base)?;
+        let taken = changes.iter().find_map(|change| change.taken.as_ref());
+        let base = Base::read(&source, spec, options.base, taken)?;
         merged.dequantized += usize::from(base.dequantized);
         let replaced = changes.iter().any(|change| change.replaced.is_some());
         merged.replaced += usize::from(replaced);
@@ -121,26 +129,32 @@ struct Base {
 }
 
 impl Base {
-    fn read(source: &Layouts<'_>, spec: &WeightSpec, base: MergeBase) -> Result<Self> {
+    /// Reads it, less what is `taken` out of it before it is quantized.
+    fn read(source: &Layouts<'_>, spec: &WeightSpec, base: MergeBase, taken: Option<&Taken>) -> Result<Self> {
         let quantized = match (source.encoded(&spec.name)?, base) {
             (Some(encoded), _) => {
-                let quantized = QuantizedTensor::from_encoded(&encoded);
-                Some(quantized.map_err(|error| Error::Quantized {
-                    name: spec.name.clone(),
-                    place: source.place(),
-                    source: Box::new(error),
-                })?)
+                let quantized =
+                    QuantizedTensor::from_encoded(&encoded).map_err(|error| Error::Quantized {
+                        name: spec.name.clone(),
+                        place: source.place(),
+                        source: Box::new(error),
+                    })?;
+                Some((quantized.kind(), quantized))
             }
             (None, MergeBase::Quantized(settings)) if is_quantized(spec) => {
-                Some(quantize_weight(spec, || source.place(), &source.read(&spec.name)?, &settings)?)
+                let weight = source.read(&spec.name)?;
+                let rest = match taken {
+                    None => weight.shallow_clone(),
+                    Some(taken) => taken.out_of(&weight)?,
+                };
+                Some((weight.kind(), quantize_weight(spec, || source.place(), &rest, &settings)?))
             }
             _ => None,
         };
         Ok(match quantized {
             // In 32 bits, so that the sum is what is rounded.
-            Some(quantized) => {
-                let (tensor, kind) = (quantized.dequantize(Kind::Float)?, quantized.kind());
-                Self { tensor, kind, dequantized: true }
+            Some((kind, quantized)) => {
+                Self { tensor: quantized.dequantize(Kind::Float)?, kind, dequantized: true }
             }
             None => {
                 let tensor = source.read(&spec.name)?;
@@ -206,6 +220,8 @@ fn wide(kind: Kind) -> Kind {
 struct Change {
     replaced: Option<Tensor>,
     added: Option<Tensor>,
+    /// What was taken out of the base for it.
+    taken: Option<Taken>,
     /// What the norms of the sum's rows become (DoRA).
     magnitude: Option<Tensor>,
 }
@@ -220,6 +236,8 @@ impl Change {
 struct Deltas<'a> {
     adapter: &'a AdapterWeights,
     rules: Rules,
+    /// Those of the settings with which it began, if it took a part out of its base.
+    began: Option<Rules>,
     taker: Taker,
     decisions: BTreeMap<String, Decision>,
     stacked: BTreeMap<String, StackedShape>,
@@ -248,6 +266,7 @@ impl<'a> Deltas<'a> {
         Ok(Self {
             adapter,
             rules: Rules::new(&adapter.config)?,
+            began: adapter.began.as_ref().map(Rules::new).transpose()?,
             taker: Taker::new(adapter),
             decisions: BTreeMap::new(),
             stacked,
@@ -259,7 +278,8 @@ impl<'a> Deltas<'a> {
         })
     }
 
-    fn of(&mut self, spec: &WeightSpec) -> Result<Change> {
+    /// With `over_rest` what trained is told apart from what its base lost.
+    fn of(&mut self, spec: &WeightSpec, over_rest: bool) -> Result<Change> {
         let (module, leaf) = spec.name.rsplit_once('.').unwrap_or(("", &spec.name));
         let decision = match self.decisions.get(module) {
             Some(decision) => *decision,
@@ -309,7 +329,18 @@ impl<'a> Deltas<'a> {
             }
             let a = self.taker.take(&keys(files::leaf(Factor::A)), &[scale.rank, spec.shape[1]])?;
             let b = self.taker.take(&keys(files::leaf(Factor::B)), &[spec.shape[0], scale.rank])?;
-            change.added = Some(product(&a, &b, scale)?);
+            let rest = match &mut self.began {
+                Some(began) if over_rest => began.module(spec.role, module)?,
+                _ => Decision::Frozen,
+            };
+            change.added = Some(match rest {
+                Decision::Adapted(scale) => {
+                    let Derived { a, b, taken } = Derived::of_halves(&a, &b, scale.scaling)?;
+                    change.taken = taken;
+                    product(&a, &b, scale)?
+                }
+                _ => product(&a, &b, scale)?,
+            });
             if self.adapter.config.use_dora {
                 change.magnitude = Some(self.taker.take(&keys(files::MAGNITUDE), &spec.shape[..1])?);
             }

@@ -6,10 +6,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::{Bias, Error, Init, LoraConfig, ModuleNames, Result, TargetModules};
+use crate::{Bias, Error, Init, LoraConfig, ModuleNames, Result, TargetModules, files::BEGAN};
 
 /// The version of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
+
+/// What the plain form of an adapter that took a part out of its base says otherwise than its settings did.
+const OF_BEGINNING: [&str; 6] =
+    ["alpha_pattern", "init_lora_weights", "loftq_config", "lora_alpha", "r", "rank_pattern"];
 
 /// The dropout with which an adapter of experts was trained. PEFT on transformers 5 adds its products to the experts'
 /// weights, where no input could be dropped, and refuses `lora_dropout` there even to evaluate.
@@ -165,6 +169,37 @@ impl LoraConfig {
             set("loftq_config", json!({ "loftq_bits": 4, "loftq_iter": iterations }));
         }
         fields
+    }
+
+    /// What of these settings their plain form leaves out, for the file of weights.
+    pub(crate) fn beginning(&self) -> String {
+        let fields = self.to_fields().into_iter().filter(|(field, _)| OF_BEGINNING.contains(&field.as_str()));
+        Value::Object(fields.collect()).to_string()
+    }
+
+    /// The settings of which these are the plain form, by what [`beginning`](Self::beginning) gave; `place` names the file in
+    /// messages.
+    pub(crate) fn began(&self, text: &str, place: &str) -> Result<Self> {
+        let wrong = |expected: &str| Error::Config {
+            field: BEGAN.to_owned(),
+            place: place.to_owned(),
+            found: text.to_owned(),
+            expected: expected.to_owned(),
+        };
+        let Ok(beginning) = serde_json::from_str::<Map<String, Value>>(text) else {
+            return Err(wrong("a JSON object"));
+        };
+        let mut fields: Map<String, Value> = self.to_fields().into_iter().collect();
+        fields.extend(beginning);
+        let began = Self::from_fields(fields, place)?;
+        let (plain, found) = (began.plain(true).to_fields(), self.to_fields());
+        if !began.init_lora_weights.changes_base() || plain != found {
+            return Err(wrong(
+                "an initialization that changes the base, and half of the ranks and alphas of adapter_config.json, which must \
+                 be as they were saved",
+            ));
+        }
+        Ok(began)
     }
 
     /// Says whether the dropout is to be written under a name of our own, as PEFT reads no adapter of experts that has

@@ -51,7 +51,8 @@ impl<S: Storage> Adapters<S> {
         Self { base, drafts: Vec::new(), choice: Choice::default() }
     }
 
-    /// Also the adapter `weights`, under `name`.
+    /// Also the adapter `weights`, under `name`. One that took a part out of a base of its own when it began goes onto this base as
+    /// it is, as [`AdapterWeights::plain`].
     ///
     /// # Errors
     /// [`Error::AdapterName`], those of [`Lora::load`](crate::Lora::load), and [`Error::Unsupported`] for an adapter that

@@ -39,7 +39,8 @@ pub struct Adapted {
 
 /// Builds the model of `folder` with an adapter over base weights in `storage`.
 ///
-/// Where the adapter trains the head or the embedding of a tied model, the model is built untied, as PEFT does. The adapter remembers
+/// Where the adapter trains the head or the embedding of a tied model, the model is built untied, as PEFT does. One that took a part out
+/// of its base when it began takes it out again, unless the folder is in 4 bits already: then it goes onto those. The adapter remembers
 /// the base.
 ///
 /// # Errors
@@ -55,6 +56,14 @@ pub fn adapt(
     if let Start::From(weights) | Start::Resumed(_, weights) = start {
         check_against(folder, weights, &mut known)?;
     }
+    let plain;
+    let start = match start {
+        Start::From(weights) if folder.quantization().is_some() => {
+            plain = weights.plain();
+            Start::From(&plain)
+        }
+        other => other,
+    };
     let (config, mut builder) = match start {
         Start::New(config) => (config, Lora::new(config.clone(), storage)?),
         Start::From(weights) => (weights.config(), Lora::load(weights, storage)?),

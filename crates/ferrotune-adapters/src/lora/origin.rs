@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::draft::{Draft, keys};
 use crate::{
-    Error, Result,
+    Error, Init, Result,
     factors::{Factor, fresh},
     files,
     init::{Derived, Taken, derive, wide},
@@ -36,14 +36,9 @@ impl Draft {
             Ok(Some((a, b)))
         };
         let derived = if self.resumes {
+            require_dense(&init, site, at)?;
             let Some((a, b)) = read(2 * rank)? else { return Ok(None) };
-            let own = |tensor: Tensor| -> Result<SharedTensor> {
-                Ok(tensor.f_contiguous()?.f_detach_copy()?.into())
-            };
-            let first_a = own(a.f_narrow(0, rank, rank)?)?;
-            let first_b = own(b.f_narrow(1, rank, rank)?.f_neg()?)?;
-            let taken = Some(Taken { a: first_a, b: first_b, scaling });
-            Some(Derived { a: a.f_narrow(0, 0, rank)?, b: b.f_narrow(1, 0, rank)?, taken })
+            Some(Derived::of_halves(&a, &b, scaling)?)
         } else {
             let read = read(rank)?;
             let derived = self.of_weight(storage, site, scale, at)?;
@@ -79,10 +74,7 @@ impl Draft {
         at: &Weights<'_>,
     ) -> Result<Option<Derived>> {
         let (init, shape) = (&self.config.init_lora_weights, site.dims.shape());
-        if at.encoded("weight", &shape)?.is_some() {
-            let (path, place) = (at.path().to_owned(), at.place());
-            return Err(Error::QuantizedOrigin { path, place, init: init.to_string() });
-        }
+        require_dense(init, site, at)?;
         let most = shape[0].min(shape[1]);
         if scale.rank > most {
             let (path, rank, init) = (at.path().to_owned(), scale.rank, init.to_string());
@@ -99,6 +91,15 @@ impl Draft {
     pub(super) fn take_derived(&mut self, path: &str) -> Option<Derived> {
         self.derived.remove(path)
     }
+}
+
+/// Refuses a weight of which nothing can be taken, because only its 4 bits are there.
+fn require_dense(init: &Init, site: &Site, at: &Weights<'_>) -> Result<()> {
+    if at.encoded("weight", &site.dims.shape())?.is_none() {
+        return Ok(());
+    }
+    let (path, place) = (at.path().to_owned(), at.place());
+    Err(Error::QuantizedOrigin { path, place, init: init.to_string() })
 }
 
 /// Refuses a weight that cannot be decomposed, before the decomposition fails without a name.

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use ferrotune_adapters::{
-    AdapterWeights, Adapters, BlockSize, Error, Init, Lora, LoraAdapter, LoraConfig, MergeOptions, Nf4,
-    Quantization, QuantizedTensor, TargetModules, merge,
+    AdapterWeights, Adapters, BlockSize, Error, Init, Lora, LoraAdapter, LoraConfig, MergeBase, MergeOptions,
+    Nf4, Quantization, QuantizedTensor, TargetModules, merge,
 };
 use ferrotune_nn::{
     CausalLm, Dense, Dims, Pass, Projection, ProjectionBuilder, Role, Site, Storage, WeightSource as _,
     Weights,
-    checkpoint::{Checkpoint, CheckpointWriter},
+    checkpoint::{Checkpoint, CheckpointWriter, write_file},
 };
 use ferrotune_torch::backward;
 use tch::{Device, Kind, Tensor};
@@ -192,7 +192,17 @@ fn a_model_starts_as_its_base_and_its_file_fits_that_base_anywhere() {
         let folder = tempfile::tempdir().unwrap();
         weights.save(&folder.path().join("adapter")).unwrap();
         let read = AdapterWeights::open(&folder.path().join("adapter")).unwrap();
-        let (again, plain) = model.read(&read);
+        // Read again it is what was trained, bit for bit, and is saved again as it was.
+        let (again, same) = model.read(&read);
+        assert_eq!(largest(&of(&*again), &trained), 0.0, "{what}");
+        assert_eq!(same.config(), adapter.config());
+        let same = same.weights().unwrap();
+        assert_eq!(same.config().to_fields(), weights.config().to_fields());
+        for (key, tensor) in weights.tensors() {
+            assert_eq!(largest(&same.tensors()[key], tensor), 0.0, "{key}");
+        }
+        // As PEFT reads it.
+        let (again, plain) = model.read(&read.plain());
         assert_eq!(plain.weights().unwrap().config().to_fields(), weights.config().to_fields());
         let anywhere = largest(&of(&*again), &trained);
         let merged = folder.path().join("merged");
@@ -291,11 +301,11 @@ fn a_resumed_run_has_the_same_base_and_the_same_factors_bit_for_bit() {
 /// Half of the widest gap of NF4's table, between -1 and -0.6961928: the most by which a weight moves, in units of its block's scale.
 const NF4_HALF_GAP: f64 = 0.5 * (1.0 - 0.696_192_8);
 
-/// What was saved goes onto Q(W), and what was trained stood on Q(W - sB₀A₀). The two models differ by
-/// [Q(W - sB₀A₀) + sB₀A₀ - W] - [Q(W) - W], two roundings, each within half a gap times its scale. Where nothing was taken out of the
-/// base there is no difference.
+/// As a plain adapter, which is how PEFT reads it, what was saved goes onto Q(W), and what was trained stood on Q(W - sB₀A₀). The two
+/// models differ by [Q(W - sB₀A₀) + sB₀A₀ - W] - [Q(W) - W], two roundings, each within half a gap times its scale. Where nothing was
+/// taken out of the base there is no difference, and none where the reader takes it out again.
 #[test]
-fn what_is_read_again_over_nf4_is_what_was_trained_but_for_two_roundings_where_the_base_gave_something() {
+fn what_is_read_again_over_nf4_is_what_was_trained_and_read_as_a_plain_adapter_two_roundings_off() {
     let _alone = alone();
     tch::manual_seed(71);
     let weight = Tensor::randn([96, 64], (Kind::Float, Device::Cpu));
@@ -311,12 +321,16 @@ fn what_is_read_again_over_nf4_is_what_was_trained_but_for_two_roundings_where_t
         let trained = matrix(&*projection, 64);
         let saved = adapter.weights().unwrap();
         let source = Kept::new([(format!("{PATH}.weight"), weight.shallow_clone())]);
-        let mut lora = Lora::load(&saved, plain_nf4()).unwrap();
-        let site = Site::new(Role::Attention, Dims::new(96, 64));
-        let at = Weights::new(&source, Device::Cpu, Kind::Float);
-        let again = matrix(&*lora.projection(&site, &at.at(PATH)).unwrap(), 64);
-        lora.finish().unwrap();
-        let apart = (&again - &trained).abs().max().double_value(&[]);
+        let read = |weights: &AdapterWeights| {
+            let mut lora = Lora::load(weights, plain_nf4()).unwrap();
+            let site = Site::new(Role::Attention, Dims::new(96, 64));
+            let at = Weights::new(&source, Device::Cpu, Kind::Float);
+            let again = matrix(&*lora.projection(&site, &at.at(PATH)).unwrap(), 64);
+            lora.finish().unwrap();
+            again
+        };
+        assert_eq!(largest(&read(&saved), &trained), 0.0, "{init}");
+        let apart = (read(&saved.plain()) - &trained).abs().max().double_value(&[]);
         if saved.config().r == config.r {
             println!("{init}: {apart:.1e}");
             assert!(apart < SUM, "{init}: {apart}");
@@ -338,9 +352,9 @@ fn what_is_read_again_over_nf4_is_what_was_trained_but_for_two_roundings_where_t
     }
 }
 
-/// The same of whole models, by their loss: over a dense base what was saved loses what was trained lost, over NF4 too where nothing
-/// was taken out of the base. Elsewhere two roundings lie between them, so to first order they are no further apart than twice
-/// what quantizing the base does to it.
+/// The same of whole models, by their loss, and of what a merge onto the quantized base makes of them. As a plain adapter what was saved
+/// loses over a dense base what was trained lost, over NF4 too where nothing was taken out of the base. Elsewhere two roundings lie
+/// between them, so to first order they are no further apart than twice what quantizing the base does to it.
 #[test]
 fn the_loss_of_what_is_read_again_is_that_of_what_was_trained() {
     let _alone = alone();
@@ -371,8 +385,26 @@ fn the_loss_of_what_is_read_again_is_that_of_what_was_trained() {
             let (trained, adapter) = built(&model, Lora::new(config.clone(), storage()));
             shake(&adapter, seed);
             let saved = adapter.weights().unwrap();
+            let trained = of(&*trained);
             let (again, _) = built(&model, Lora::load(&saved, storage()));
-            let (trained, again) = (of(&*trained), of(&*again));
+            assert_eq!(largest(&of(&*again), &trained), 0.0, "{init} over {name}");
+            if name == "NF4" {
+                let folder = tempfile::tempdir().unwrap();
+                let mut writer = CheckpointWriter::new(folder.path());
+                let options = MergeOptions {
+                    base: MergeBase::Quantized(Quantization::default()),
+                    ..MergeOptions::default()
+                };
+                model
+                    .with_source(|source| merge(source, &model.specs(), &[&saved], &options, &mut writer))
+                    .unwrap();
+                writer.finish().unwrap();
+                let merged = Model::with_config(&golden().join("models/llama-gqa"), folder.path());
+                let merged = largest(&of(&*merged.base()), &trained);
+                assert!(merged < LOGITS, "{init} merged: {merged}");
+            }
+            let (again, _) = built(&model, Lora::load(&saved.plain(), storage()));
+            let again = of(&*again);
             let exact = name == "dense" || saved.config().r == config.r;
             let apart = (loss(&again) - loss(&trained)).abs();
             println!(
@@ -383,6 +415,58 @@ fn the_loss_of_what_is_read_again_is_that_of_what_was_trained() {
             let bound = if exact { LOGITS } else { 2.0 * rounding };
             assert!(apart < bound, "{init} over {name}: {apart} against {bound}");
         }
+    }
+}
+
+/// Several adapters have one base, which loses nothing to any of them.
+#[test]
+fn beside_others_it_goes_onto_the_base_as_it_is() {
+    let _alone = alone();
+    let model = Model::open("llama-gqa");
+    tch::manual_seed(91);
+    let config = LoraConfig { init_lora_weights: "olora".parse().unwrap(), ..LoraConfig::default() };
+    let (_, adapter) = built(&model, Lora::new(config, Nf4::default()));
+    shake(&adapter, 92);
+    let saved = adapter.weights().unwrap();
+    let of = |model: &dyn CausalLm| logits(model, &ids(), &Pass::eval());
+    let (plain, _) = built(&model, Lora::load(&saved.plain(), Nf4::default()));
+    let mut several = Adapters::new(Nf4::default()).with_adapter("one", &saved).unwrap();
+    let one = model.load(&mut several);
+    several.finish().unwrap();
+    assert_eq!(largest(&of(&*one), &of(&*plain)), 0.0);
+}
+
+#[test]
+fn what_a_file_says_of_its_beginning_must_fit_its_settings() {
+    let _alone = alone();
+    let config = LoraConfig {
+        use_rslora: true,
+        rank_pattern: vec![("q_proj".into(), 5)],
+        alpha_pattern: vec![("v_proj".into(), 3.0)],
+        init_lora_weights: Init::Loftq { iterations: 3 },
+        ..LoraConfig::default()
+    };
+    let (_, adapter) = built(&Model::open("llama-gqa"), Lora::new(config, Nf4::default()));
+    let (folder, weights) = (tempfile::tempdir().unwrap(), adapter.weights().unwrap());
+    weights.save(folder.path()).unwrap();
+    let read = AdapterWeights::open(folder.path()).unwrap();
+    assert_eq!(
+        read.trained().to_fields(),
+        adapter.config().to_fields(),
+        "alphas and iterations to the last digit"
+    );
+    assert_eq!((read.plain().trained(), read.config().r), (read.config(), 16));
+    let path = folder.path().join("adapter_model.safetensors");
+    for (text, expected) in [
+        ("pissa", "a JSON object"),
+        (r#"{"r": 8, "init_lora_weights": true}"#, "changes the base"),
+        (r#"{"r": 7, "init_lora_weights": "pissa"}"#, "as they were saved"),
+        (r#"{"r": "8", "init_lora_weights": "pissa"}"#, "an integer"),
+    ] {
+        let tensors = weights.tensors().iter().map(|(name, tensor)| (name.clone(), tensor));
+        write_file(&path, tensors, &[("ferrotune_began", text)]).unwrap();
+        let message = AdapterWeights::open(folder.path()).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("adapter_model.safetensors"), "{message}");
     }
 }
 

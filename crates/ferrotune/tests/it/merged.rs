@@ -3,15 +3,16 @@
 use std::{fs, path::Path};
 
 use ferrotune::{
-    AutoCausalLm, LoadOptions, Start, adapt,
+    Adapted, AutoCausalLm, LoadOptions, Start, adapt,
     adapters::{
         AdapterWeights, BlockSize, Codebook, Lora, LoraConfig, MergeBase, MergeOptions, Nf4, Quantization,
         TargetModules,
     },
     merge, merge_base,
     nn::{CausalLm, Dense, Frozen, Pass, Storage, Tokens, WeightSource as _, weights::Layouts},
+    quantize,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::golden::{self, relative_to_largest};
 
@@ -181,4 +182,41 @@ fn the_base_is_named_in_words() {
     let message = merge(&mixtral, &[&adapter], &how, output.path()).unwrap_err().to_string();
     assert!(message.contains("experts.0.w1.weight") && message.contains("rows of 32 weights"), "{message}");
     assert_eq!(fs::read_dir(output.path()).unwrap().count(), 0);
+}
+
+/// What a training run over NF4 saves of an adapter that took a part out of its base is the trained model again, wherever the weights
+/// are to be had; where only their 4 bits are, it goes onto those.
+#[test]
+fn an_adapter_that_began_with_a_part_of_its_base_gets_that_base_back_unless_it_is_in_4_bits() {
+    let base = AutoCausalLm::open(&golden::folder().join("models/llama-gqa")).unwrap();
+    let settings = Quantization::default();
+    let config = LoraConfig {
+        target_modules: TargetModules::AllLinear,
+        init_lora_weights: "olora".parse().unwrap(),
+        ..LoraConfig::default()
+    };
+    let Adapted { model, adapter } =
+        adapt(&base, Start::New(&config), Nf4::new(settings), &options()).unwrap();
+    for (number, trained) in adapter.parameters().iter().enumerate() {
+        let mut tensor = trained.tensor.shallow_clone();
+        let ramp = Tensor::arange(tensor.numel() as i64, (Kind::Float, Device::Cpu)).view(&tensor.size()[..]);
+        let _ = no_grad(|| tensor.g_add_(&((ramp * 1.7 + number as f64).sin() * 0.1)));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    adapter.save(folder.path()).unwrap();
+    let saved = AdapterWeights::open(folder.path()).unwrap();
+    let trained = logits(&*model);
+    assert_eq!(relative_to_largest(&adapted(&base, &saved, Nf4::new(settings)), &trained), 0.0);
+    let plain = adapted(&base, &saved.plain(), Nf4::new(settings));
+    assert!(relative_to_largest(&plain, &trained) > 1e-3, "two roundings");
+    let how = MergeOptions { base: MergeBase::Quantized(settings), ..MergeOptions::default() };
+    let (found, _place) = merged(&base, &[&saved], &how);
+    assert!(relative_to_largest(&found, &trained) < MERGED);
+
+    let output = tempfile::tempdir().unwrap();
+    quantize(&base, &settings, None, output.path()).unwrap();
+    let in_4_bits = AutoCausalLm::open(output.path()).unwrap();
+    assert_eq!(relative_to_largest(&adapted(&in_4_bits, &saved, Nf4::as_stored()), &plain), 0.0);
+    let (found, _place) = merged(&in_4_bits, &[&saved], &how);
+    assert!(relative_to_largest(&found, &plain) < MERGED);
 }
