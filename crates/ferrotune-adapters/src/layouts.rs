@@ -1,5 +1,8 @@
 //! Expert adapters from one layout into the other: a pair of factors per matrix, or one pair for all of a stacked parameter.
 
+mod flatten;
+mod split;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrotune_nn::{Role, WeightSpec};
@@ -8,7 +11,7 @@ use tch::Tensor;
 use crate::{
     AdapterWeights, Error, LoraConfig, Result, TargetModules,
     factors::Factor,
-    files::{self, Taker, flat_key, flatten, key},
+    files::{self, Taker, key},
     target::{Decision, Rules, Scale, alias, pattern_matches},
 };
 
@@ -215,176 +218,6 @@ impl<'a> Conversion<'a> {
         Ok(Some(scale))
     }
 
-    fn flatten_experts(&mut self) -> Result<()> {
-        let mut written: Vec<(&str, Factors)> = Vec::new();
-        for (leaf_name, mut layers) in std::mem::take(&mut self.stacked) {
-            let all = layers.len();
-            layers.retain(|layer| self.is_adapted(layer));
-            let Some(scale) = self.one_scale(&leaf_name, &layers)? else { continue };
-            let mut taken = Vec::new();
-            for layer in &layers {
-                taken.push(self.take_per_expert(layer, scale.rank)?);
-            }
-            let parts = layers[0].parts.len() as i64;
-            let mut shared = true;
-            for part in taken.iter().flat_map(|parts| parts.windows(2)) {
-                shared &= part[0].a.f_equal(&part[1].a)?;
-            }
-            let path = module(layers[0].parts[0][0]);
-            let (mut rank, mut alpha) = (scale.rank, self.rules.alpha(path)?);
-            if !shared {
-                rank *= parts;
-                alpha *= self.growth(parts);
-            }
-            for (layer, parts) in layers.iter().zip(taken) {
-                written.push((layer.name, joined(parts, shared)?));
-            }
-            if layers.len() == all {
-                self.parameters.insert(leaf_name.clone());
-            } else {
-                self.parameters.extend(layers.iter().map(|layer| layer.name.to_owned()));
-            }
-            self.ranks.push((leaf_name, rank, alpha));
-            self.changed = true;
-        }
-        self.write_flat(written)?;
-        self.move_routers(ExpertLayout::Flat)
-    }
-
-    /// One layer's factors of each part, taken out of the tensors.
-    fn take_per_expert(&mut self, layer: &Stacked<'_>, rank: i64) -> Result<Vec<Factors>> {
-        let mut parts = Vec::new();
-        for part in &layer.parts {
-            let mut stack = |factor: Factor| -> Result<Tensor> {
-                let mut each = Vec::new();
-                for spec in part {
-                    let name = key(module(spec), files::leaf(factor));
-                    let shape = match factor {
-                        Factor::A => [rank, spec.shape[1]],
-                        Factor::B => [spec.shape[0], rank],
-                    };
-                    each.push(self.taker.take(std::slice::from_ref(&name), &shape)?);
-                    self.tensors.remove(&name);
-                }
-                Ok(Tensor::f_stack(&each, 0)?)
-            };
-            parts.push(Factors { a: stack(Factor::A)?, b: stack(Factor::B)? });
-            for spec in part {
-                self.adapted.remove(module(spec));
-                self.others.insert(module(spec).to_owned());
-            }
-        }
-        Ok(parts)
-    }
-
-    /// PEFT wraps a module once for each parameter, in the model's order, so those wrapped first lie deeper.
-    fn write_flat(&mut self, mut written: Vec<(&str, Factors)>) -> Result<()> {
-        written.sort_by_key(|(name, _)| self.order.iter().position(|other| other == name));
-        let modules: Vec<String> = written.iter().map(|(name, _)| parent(name).to_owned()).collect();
-        for (index, (_, Factors { a, b })) in written.iter().enumerate() {
-            let module = &modules[index];
-            let depth = modules[index + 1..].iter().filter(|other| *other == module).count();
-            for (factor, tensor) in [(Factor::A, a), (Factor::B, b)] {
-                let name = flat_key(module, depth, factor);
-                if self.tensors.contains_key(&name) {
-                    return Err(Error::Layout {
-                        path: module.clone(),
-                        place: self.adapter.place.clone(),
-                        problem:
-                            "is adapted in both layouts at once, which one file cannot hold in one layout"
-                                .to_owned(),
-                    });
-                }
-                self.tensors.insert(name, flatten(tensor, factor)?.f_contiguous()?);
-            }
-        }
-        Ok(())
-    }
-
-    fn split_experts(&mut self) -> Result<()> {
-        // As a model asks: layer by layer, parameter by parameter.
-        let mut layers: Vec<Stacked<'a>> =
-            std::mem::take(&mut self.stacked).into_values().flatten().collect();
-        layers.sort_by_key(|layer| self.order.iter().position(|name| *name == layer.name));
-        let mut taken: BTreeMap<String, Vec<(Stacked<'a>, Factors)>> = BTreeMap::new();
-        for layer in layers {
-            let Some(scale) = self.rules.parameter(layer.name)? else { continue };
-            let first = layer.parts[0][0];
-            let experts = layer.parts[0].len() as i64;
-            let out = layer.parts.iter().map(|part| part[0].shape[0]).sum();
-            if layer.members().any(|spec| self.decisions[module(spec)] != Decision::Frozen) {
-                return Err(Error::Layout {
-                    path: layer.name.to_owned(),
-                    place: self.adapter.place.clone(),
-                    problem: "is adapted in both layouts at once, which one file cannot hold in one layout"
-                        .to_owned(),
-                });
-            }
-            let a = self.taker.take_flat(layer.name, Factor::A, [experts, scale.rank, first.shape[1]])?;
-            let b = self.taker.take_flat(layer.name, Factor::B, [experts, out, scale.rank])?;
-            taken.entry(layer.leaf().to_owned()).or_default().push((layer, Factors { a, b }));
-        }
-        for (leaf_name, layers) in taken {
-            let parts = layers[0].0.parts.len() as i64;
-            let mut blocks = parts > 1;
-            for (layer, factors) in &layers {
-                blocks = blocks && is_block_diagonal(layer, factors)?;
-            }
-            let path = layers[0].0.name;
-            let (Some(scale), alpha) = (self.rules.parameter(path)?, self.rules.alpha(path)?) else {
-                continue;
-            };
-            let (rank, alpha) =
-                if blocks { (scale.rank / parts, alpha / self.growth(parts)) } else { (scale.rank, alpha) };
-            for (layer, factors) in layers {
-                self.write_per_expert(&layer, &factors, blocks, rank)?;
-                for part in &layer.parts {
-                    let name = leaf(module(part[0])).to_owned();
-                    if !self.ranks.iter().any(|(other, ..)| *other == name) {
-                        self.ranks.push((name, rank, alpha));
-                    }
-                }
-                for depth in 0..=self.adapter.config.target_parameters.len() {
-                    for factor in [Factor::A, Factor::B] {
-                        self.tensors.remove(&flat_key(parent(layer.name), depth, factor));
-                    }
-                }
-            }
-            self.parameters.retain(|name| leaf(name) != leaf_name);
-            self.changed = true;
-        }
-        self.move_routers(ExpertLayout::PerExpert)
-    }
-
-    fn write_per_expert(
-        &mut self,
-        layer: &Stacked<'_>,
-        Factors { a, b }: &Factors,
-        blocks: bool,
-        rank: i64,
-    ) -> Result<()> {
-        let mut row = 0;
-        for (number, part) in (0..).zip(&layer.parts) {
-            let height = part[0].shape[0];
-            for (expert, spec) in (0..).zip(part) {
-                let (mut a, mut b) =
-                    (a.f_select(0, expert)?, b.f_select(0, expert)?.f_narrow(0, row, height)?);
-                if blocks {
-                    a = a.f_narrow(0, number * rank, rank)?;
-                    b = b.f_narrow(1, number * rank, rank)?;
-                }
-                for (factor, tensor) in [(Factor::A, a), (Factor::B, b)] {
-                    let name = key(module(spec), files::leaf(factor));
-                    self.tensors.insert(name, tensor.f_contiguous()?.f_detach_copy()?);
-                }
-                self.adapted.insert(module(spec).to_owned());
-                self.others.remove(module(spec));
-            }
-            row += height;
-        }
-        Ok(())
-    }
-
     /// A router goes with the experts: as a module in the one layout, as a parameter in the other.
     fn move_routers(&mut self, layout: ExpertLayout) -> Result<()> {
         if !self.changed {
@@ -483,47 +316,6 @@ impl<'a> Conversion<'a> {
         let (base, place, began) = (base.clone(), place.clone(), None);
         Ok(AdapterWeights { config, tensors: self.tensors, base, began, place })
     }
-}
-
-/// The factors of a stacked parameter from those of its parts.
-fn joined(parts: Vec<Factors>, shared: bool) -> Result<Factors> {
-    let Some(first) = parts.first() else { return Err(tch::TchError::Kind("no parts".to_owned()).into()) };
-    let b: Vec<&Tensor> = parts.iter().map(|part| &part.b).collect();
-    if shared {
-        return Ok(Factors { a: first.a.shallow_clone(), b: Tensor::f_cat(&b, 1)? });
-    }
-    let a: Vec<&Tensor> = parts.iter().map(|part| &part.a).collect();
-    let rank = first.a.size()[1];
-    let rows: i64 = b.iter().map(|b| b.size()[1]).sum();
-    let shape = [first.a.size()[0], rows, rank * parts.len() as i64];
-    let diagonal = Tensor::f_zeros(shape, (first.b.kind(), first.b.device()))?;
-    let mut row = 0;
-    for (number, b) in (0..).zip(b) {
-        let height = b.size()[1];
-        diagonal.f_narrow(1, row, height)?.f_narrow(2, number * rank, rank)?.f_copy_(b)?;
-        row += height;
-    }
-    Ok(Factors { a: Tensor::f_cat(&a, 1)?, b: diagonal })
-}
-
-/// Whether B adds to each part by a share of the rank of its own.
-fn is_block_diagonal(layer: &Stacked<'_>, Factors { b, .. }: &Factors) -> Result<bool> {
-    let (parts, rank) = (layer.parts.len() as i64, b.size()[2]);
-    if rank % parts != 0 {
-        return Ok(false);
-    }
-    let (share, mut row) = (rank / parts, 0);
-    for (number, part) in (0..).zip(&layer.parts) {
-        let height = part[0].shape[0];
-        let rows = b.f_narrow(1, row, height)?;
-        for (start, length) in [(0, number * share), ((number + 1) * share, rank - (number + 1) * share)] {
-            if rows.f_narrow(2, start, length)?.f_count_nonzero(None)?.f_int64_value(&[])? > 0 {
-                return Ok(false);
-            }
-        }
-        row += height;
-    }
-    Ok(true)
 }
 
 fn module(spec: &WeightSpec) -> &str {
