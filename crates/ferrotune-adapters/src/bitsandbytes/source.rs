@@ -130,8 +130,10 @@ impl Decoded {
         };
         let block_size =
             BlockSize::new(state.blocksize).map_err(|error| wrong(format!("cannot be decoded: {error}")))?;
+        let weights = state.shape.iter().try_fold(1i64, |weights, &size| weights.checked_mul(size));
         if state.shape.is_empty()
             || state.shape.iter().any(|&size| !(1..=i64::from(i32::MAX)).contains(&size))
+            || weights.is_none()
         {
             return Err(wrong(format!("says that its shape is {:?}", state.shape)));
         }

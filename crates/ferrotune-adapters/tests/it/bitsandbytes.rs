@@ -188,6 +188,13 @@ fn a_tensor_whose_parts_are_not_the_formats_is_refused_by_name() {
             vec!["says that its shape is [-128, 128]"],
         ),
         (
+            "a shape of more weights than can be counted",
+            nf4().with_state(|state| {
+                drop(state.insert("shape".into(), json!([i32::MAX, i32::MAX, i32::MAX])))
+            }),
+            vec!["says that its shape is [2147483647, 2147483647, 2147483647]"],
+        ),
+        (
             "a type that is none",
             nf4().with_state(|state| drop(state.insert("dtype".into(), json!("int4")))),
             vec!["`int4`"],
