@@ -8,7 +8,7 @@ use std::{
 
 use ferrotune_nn::{
     WeightSource as _,
-    checkpoint::{Checkpoint, read_json, write_file},
+    checkpoint::{Checkpoint, read_json, write_file, write_whole},
 };
 use tch::Tensor;
 
@@ -190,8 +190,8 @@ impl AdapterWeights {
         let path = stage.join(CONFIG);
         let json = serde_json::to_vec_pretty(&self.config.to_fields())
             .map_err(|source| ferrotune_nn::Error::Json { path: path.clone(), source })?;
-        on(&path, |path| fs::write(path, json))?;
-        on(&stage.join(CARD), |path| fs::write(path, self.card()))
+        write_whole(&path, &json)?;
+        Ok(write_whole(&stage.join(CARD), self.card().as_bytes())?)
     }
 
     fn card(&self) -> String {
