@@ -69,6 +69,15 @@ pub enum Error {
         function: String,
     },
 
+    /// A function was applied to a tensor that holds nothing.
+    #[error("function `{function}` was given an undefined tensor as input {input}")]
+    UndefinedInput {
+        /// The function's name.
+        function: String,
+        /// The input's position.
+        input: usize,
+    },
+
     /// A forward pass returned a tensor that holds nothing.
     #[error("function `{function}` returned an undefined tensor as output {output}")]
     UndefinedOutput {

@@ -109,11 +109,15 @@ pub trait Function: Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// [`Error::Function`] and [`Error::Panic`] if the forward pass fails, [`Error::UndefinedOutput`] if it returns a tensor
-/// that holds nothing. What goes wrong in the backward pass comes out of the backward pass.
+/// [`Error::UndefinedInput`] before anything runs; [`Error::Function`] and [`Error::Panic`] if the forward pass fails,
+/// [`Error::UndefinedOutput`] if it returns a tensor that holds nothing. What goes wrong in the backward pass comes out of the
+/// backward pass.
 pub fn apply(function: Arc<dyn Function>, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     let name = function.name().to_owned();
     let c_name = CString::new(name.as_str()).map_err(|_| Error::ZeroByte { name: name.clone() })?;
+    if let Some(input) = inputs.iter().position(|input| !input.defined()) {
+        return Err(Error::UndefinedInput { function: name, input });
+    }
     let Forward { outputs, saved } = run_forward(&*function, &name, inputs)?;
     if let Some(output) = outputs.iter().position(|output| !output.defined()) {
         return Err(Error::UndefinedOutput { function: name, output });

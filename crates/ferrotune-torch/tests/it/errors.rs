@@ -123,6 +123,13 @@ fn a_gradient_of_another_type_is_refused() {
 }
 
 #[test]
+fn an_undefined_input_is_refused_before_the_function_runs() {
+    let function = closures("never", |_| panic!("it ran"), |_, _, _| Ok(vec![None]));
+    let error = apply(function, &[&leaf(), &Tensor::new()]).unwrap_err();
+    assert_eq!(error.to_string(), "function `never` was given an undefined tensor as input 1");
+}
+
+#[test]
 fn an_undefined_output_is_refused() {
     let function = closures(
         "hollow",
