@@ -7,9 +7,12 @@
 
 use std::ops::Range;
 
-use ferrotune_core::{BoxError, Message, Role, Sample, Tokenize};
+use ferrotune_core::{Message, Role, Sample, Tokenize};
 
-use crate::{ChatTemplate, Encoded, Error, GenerationPrompt, Limits, Record, Turn, encode::covers};
+use crate::{
+    ChatTemplate, Encoded, Error, GenerationPrompt, Limits, Record, Turn,
+    encode::{covers, id, refused, within},
+};
 
 /// Encodes one record as [`encode`](fn@crate::encode) does, written by a chat template.
 ///
@@ -25,17 +28,10 @@ pub(crate) fn encode(
     let messages = conversation(record, template)?;
     let whole = template.render(&messages, GenerationPrompt::Omitted)?;
     let turns = turns(&messages, template, &whole)?;
-    let longest = record
-        .turns
-        .iter()
-        .map(|turn| Ok(tokenizer.encode(&turn.request)?.ids.len()))
-        .collect::<Result<Vec<_>, BoxError>>()
-        .map_err(|source| refused(record, source))?
-        .into_iter()
-        .max()
-        .unwrap_or(0);
-    if longest >= limits.max_request_tokens {
-        return Ok(Encoded::RequestTooLong(longest));
+    let mut longest_request = 0;
+    for turn in &record.turns {
+        let request = tokenizer.encode(&turn.request).map_err(|source| refused(record, source))?;
+        longest_request = longest_request.max(request.ids.len());
     }
     // Nothing is predicted after the last turn.
     let end = turns.last().map_or(whole.len(), |turn| turn.end);
@@ -43,26 +39,15 @@ pub(crate) fn encode(
     let supervised =
         encoding.offsets.iter().map(|token| turns.iter().any(|turn| covers(token, turn))).collect();
     let mut sample = Sample { ids: encoding.ids, supervised, truncated: false };
-    if let Some(bos) = tokenizer.special().bos
-        && sample.ids.first() != Some(&bos)
-    {
-        sample.ids.insert(0, bos);
+    if begin(&mut sample.ids, tokenizer) {
         sample.supervised.insert(0, false);
     }
     let last = record.turns.last().map_or("", |turn| turn.response.trim());
     if !last.is_empty() && whole[..end].ends_with(last) {
-        sample.ids.push(tokenizer.special().eos.ok_or(Error::MissingSpecialToken { role: "eos" })?);
+        sample.ids.push(id("eos", tokenizer.special().eos)?);
         sample.supervised.push(true);
     }
-    if sample.ids.len() > limits.max_seq_length {
-        sample.ids.truncate(limits.max_seq_length);
-        sample.supervised.truncate(limits.max_seq_length);
-        sample.truncated = true;
-    }
-    if sample.supervised_tokens() == 0 {
-        return Ok(Encoded::NothingSupervised);
-    }
-    Ok(Encoded::Kept(sample))
+    Ok(within(limits, sample, longest_request))
 }
 
 /// The ids a model is given to answer a record's last request.
@@ -75,12 +60,17 @@ pub(crate) fn encode_prompt(
     messages.pop();
     let text = template.render(&messages, GenerationPrompt::Added)?;
     let mut ids = tokenizer.encode_markup(&text).map_err(|source| refused(record, source))?.ids;
-    if let Some(bos) = tokenizer.special().bos
-        && ids.first() != Some(&bos)
-    {
+    begin(&mut ids, tokenizer);
+    Ok(ids)
+}
+
+/// Puts BOS before ids that do not begin with it; says whether it did.
+fn begin(ids: &mut Vec<u32>, tokenizer: &dyn Tokenize) -> bool {
+    let missing = tokenizer.special().bos.filter(|bos| ids.first() != Some(bos));
+    if let Some(bos) = missing {
         ids.insert(0, bos);
     }
-    Ok(ids)
+    missing.is_some()
 }
 
 /// The record's turns as messages; where the template refuses a system message or leaves it out, it goes before the first
@@ -122,8 +112,4 @@ fn turns(messages: &[Message], template: &ChatTemplate, whole: &str) -> Result<V
             }
         })
         .collect()
-}
-
-fn refused(record: &Record, source: BoxError) -> Error {
-    Error::Tokenize { origin: record.origin.to_string(), source }
 }

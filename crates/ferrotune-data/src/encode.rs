@@ -87,18 +87,7 @@ pub fn encode(record: &Record, tokenizer: &dyn Tokenize, limits: &Limits) -> Res
         sample.ids.push(eos);
         sample.supervised.push(true);
     }
-    if longest_request >= limits.max_request_tokens {
-        return Ok(Encoded::RequestTooLong(longest_request));
-    }
-    if sample.ids.len() > limits.max_seq_length {
-        sample.ids.truncate(limits.max_seq_length);
-        sample.supervised.truncate(limits.max_seq_length);
-        sample.truncated = true;
-    }
-    if sample.supervised_tokens() == 0 {
-        return Ok(Encoded::NothingSupervised);
-    }
-    Ok(Encoded::Kept(sample))
+    Ok(within(limits, sample, longest_request))
 }
 
 /// The ids a model is given to answer a record's last request: BOS and the tokens of
@@ -135,13 +124,26 @@ pub fn encode_text(text: &str, tokenizer: &dyn Tokenize, max_seq_length: usize) 
     let encoding = tokenizer
         .encode(text)
         .map_err(|source| Error::Tokenize { origin: "a text in memory".to_owned(), source })?;
-    let mut ids = vec![bos];
-    ids.extend(encoding.ids);
-    ids.push(eos);
-    let truncated = ids.len() > max_seq_length;
-    ids.truncate(max_seq_length);
+    let ids: Vec<u32> = [bos].into_iter().chain(encoding.ids).chain([eos]).collect();
     let supervised = (0..ids.len()).map(|position| position > 0).collect();
-    Ok(Sample { ids, supervised, truncated })
+    let mut sample = Sample { ids, supervised, truncated: false };
+    cut(&mut sample, max_seq_length);
+    Ok(sample)
+}
+
+/// What becomes of a whole record, whose longest request has so many tokens.
+pub(crate) fn within(limits: &Limits, mut sample: Sample, longest_request: usize) -> Encoded {
+    if longest_request >= limits.max_request_tokens {
+        return Encoded::RequestTooLong(longest_request);
+    }
+    cut(&mut sample, limits.max_seq_length);
+    if sample.supervised_tokens() == 0 { Encoded::NothingSupervised } else { Encoded::Kept(sample) }
+}
+
+fn cut(sample: &mut Sample, max_seq_length: usize) {
+    sample.truncated = sample.ids.len() > max_seq_length;
+    sample.ids.truncate(max_seq_length);
+    sample.supervised.truncate(max_seq_length);
 }
 
 /// Whether a token covers at least one of these bytes.
@@ -149,10 +151,12 @@ pub(crate) fn covers(token: &Range<usize>, bytes: &Range<usize>) -> bool {
     token.start.max(bytes.start) < token.end.min(bytes.end)
 }
 
-fn id(role: &'static str, id: Option<u32>) -> Result<u32, Error> {
+/// A special id that an encoding needs.
+pub(crate) fn id(role: &'static str, id: Option<u32>) -> Result<u32, Error> {
     id.ok_or(Error::MissingSpecialToken { role })
 }
 
-fn refused(record: &Record, source: BoxError) -> Error {
+/// The error of a record whose text the tokenizer refuses.
+pub(crate) fn refused(record: &Record, source: BoxError) -> Error {
     Error::Tokenize { origin: record.origin.to_string(), source }
 }
