@@ -115,6 +115,18 @@ fn a_mistral_file_that_is_silent_about_its_window_has_the_familys() {
 }
 
 #[test]
+fn the_base_of_the_wavelengths_is_read_wherever_it_stands() {
+    let theta = |changes| Config::read(&fields(changes)).unwrap().rope.theta;
+    assert_eq!(theta(json!({})), 1e4); // the family's
+    assert_eq!(theta(json!({ "rope_theta": 5e5 })), 5e5);
+    let table = json!({ "rope_type": "linear", "factor": 2.0, "rope_theta": 5e5 });
+    assert_eq!(theta(json!({ "rope_parameters": table })), 5e5);
+    // transformers 5 takes this table for `rope_parameters`.
+    assert_eq!(theta(json!({ "rope_scaling": table })), 5e5);
+    assert_eq!(theta(json!({ "rope_scaling": table, "rope_parameters": table, "rope_theta": 5e5 })), 5e5);
+}
+
+#[test]
 fn senseless_fields_are_named() {
     for (changes, expected) in [
         (json!({ "mlp_bias": true }), "field `mlp_bias`"),
@@ -135,6 +147,20 @@ fn senseless_fields_are_named() {
             "a number above 0",
         ),
         (json!({ "rope_scaling": { "type": "yarn", "factor": 2.0, "beta_fast": 0 } }), "field `beta_fast`"),
+        (
+            json!({ "rope_scaling": { "type": "yarn", "factor": 2.0, "attention_factor": 0.0 } }),
+            "field `attention_factor`",
+        ),
+        (
+            json!({
+                "rope_scaling": { "type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0 }
+            }),
+            "above low_freq_factor, 4",
+        ),
+        (
+            json!({ "rope_theta": 1e4, "rope_scaling": { "type": "linear", "factor": 2.0, "rope_theta": 5e5 } }),
+            "`rope_scaling.rope_theta` and `rope_theta` and they disagree (500000.0 against 10000.0)",
+        ),
         (
             json!({
                 "original_max_position_embeddings": 16,

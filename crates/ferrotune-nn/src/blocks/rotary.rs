@@ -69,32 +69,35 @@ pub enum Scaling {
 }
 
 impl RopeConfig {
-    /// Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4).
+    /// Reads `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4), whose table may hold
+    /// `rope_theta` too.
     ///
     /// `default_theta` is the family's own base for files that give none.
     ///
     /// # Errors
-    /// [`Error::ConfigConflict`] if both spellings are there and disagree; [`Error::Config`] for a type that is not
-    /// implemented or a parameter that is missing.
+    /// [`Error::ConfigConflict`] if several spellings are there and disagree; [`Error::Config`] for a type that is not
+    /// implemented, and for a parameter that is missing or out of range.
     pub fn read(config: &ConfigFile, head_dim: i64, default_theta: f64) -> Result<Self> {
         let max_position_embeddings = config.size("max_position_embeddings")?;
         config.only("partial_rotary_factor", &[json!(1.0)])?;
         let new = config.table("rope_parameters")?;
         let old = config.table("rope_scaling")?;
-        let old_theta = config.optional::<f64>("rope_theta")?;
-        let new_theta = new.as_ref().map(|table| table.optional::<f64>("rope_theta")).transpose()?.flatten();
-        if let (Some(first), Some(second)) = (new_theta, old_theta)
-            && first != second
+        let nested = |table: &Option<ConfigFile>| -> Result<Option<f64>> {
+            Ok(table.as_ref().map(|table| table.optional("rope_theta")).transpose()?.flatten())
+        };
+        let thetas = [
+            ("rope_parameters.rope_theta", nested(&new)?),
+            ("rope_scaling.rope_theta", nested(&old)?),
+            ("rope_theta", config.optional("rope_theta")?),
+        ];
+        let mut given = thetas.iter().filter_map(|&(field, theta)| Some((field, theta?)));
+        let first = given.next();
+        if let Some((field, theta)) = first
+            && let Some((other, second)) = given.find(|&(_, other)| other != theta)
         {
-            return Err(conflict(
-                config,
-                "rope_parameters.rope_theta",
-                &json!(first),
-                "rope_theta",
-                &json!(second),
-            ));
+            return Err(conflict(config, field, &json!(theta), other, &json!(second)));
         }
-        let theta = new_theta.or(old_theta).unwrap_or(default_theta);
+        let theta = first.map_or(default_theta, |(_, theta)| theta);
         if !(theta.is_finite() && theta > 1.0) {
             return Err(config.refuse("rope_theta", &json!(theta), "a number above 1"));
         }
@@ -190,26 +193,26 @@ impl Scaling {
             "default" => Self::Default,
             "linear" => Self::Linear { factor: factor()? },
             "dynamic" => Self::Dynamic { factor: factor()? },
-            "llama3" => Self::Llama3 {
-                factor: factor()?,
-                low_freq_factor: number("low_freq_factor")?,
-                high_freq_factor: number("high_freq_factor")?,
-                original: original()?,
-            },
+            "llama3" => {
+                let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
+                if high <= low {
+                    let expected = format!("a number above low_freq_factor, {low}");
+                    return Err(table.refuse("high_freq_factor", &json!(high), &expected));
+                }
+                let (factor, original) = (factor()?, original()?);
+                Self::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original }
+            }
             "yarn" => {
                 let factor = factor()?;
                 let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
                 let scales = (table.optional::<f64>("mscale")?, table.optional::<f64>("mscale_all_dim")?);
-                let attention_factor = match (table.optional("attention_factor")?, scales) {
-                    (Some(given), _) => given,
-                    (None, (Some(scale), Some(all))) if scale != 0.0 && all != 0.0 => {
-                        mscale(scale) / mscale(all)
-                    }
+                let inferred = match scales {
+                    (Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => mscale(scale) / mscale(all),
                     _ => mscale(1.0),
                 };
                 Self::Yarn {
                     factor,
-                    attention_factor,
+                    attention_factor: positive(table, "attention_factor", inferred)?,
                     beta_fast: positive(table, "beta_fast", 32.0)?,
                     beta_slow: positive(table, "beta_slow", 1.0)?,
                     original: original()?,
