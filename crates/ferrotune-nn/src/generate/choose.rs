@@ -62,12 +62,17 @@ pub(super) fn choose(
 }
 
 /// The first id of each row whose probability, added to those before it, exceeds the row's share of all of them.
+///
+/// A GPU's parallel sums need not grow from id to id in their last bits. So an id of probability 0 is no candidate, and
+/// the share is one of the largest sum, which exceeds it: there always is a candidate.
 fn drawn(logits: &Tensor, shares: &[f64]) -> Result<Tensor> {
-    let sums = logits.f_softmax(-1, Kind::Double)?.f_cumsum(-1, Kind::Double)?; // [rows, vocabulary]
+    let probabilities = logits.f_softmax(-1, Kind::Double)?; // [rows, vocabulary]
+    let mut sums = probabilities.f_cumsum(-1, Kind::Double)?;
+    let sums = sums.f_masked_fill_(&probabilities.f_eq(0.0)?, 0.0)?;
     let shares = Tensor::from_slice(shares).f_unsqueeze(1)?.f_to_device(logits.device())?;
-    let reached = sums.f_narrow(1, sums.size()[1] - 1, 1)?.f_mul(&shares)?; // [rows, 1]
-    // Counted rather than searched for, so that an id of probability 0 is never taken: its sum is its forerunner's.
-    Ok(sums.f_le_tensor(&reached)?.f_sum_dim_intlist(-1, false, Kind::Int64)?)
+    let reached = sums.f_amax(-1, true)?.f_mul(&shares)?; // [rows, 1]
+    // Of equal values libtorch's maximum names the first.
+    Ok(sums.f_gt_tensor(&reached)?.f_max_dim(-1, false)?.1)
 }
 
 fn penalized(logits: &Tensor, seen: &[Vec<i64>], penalty: f64) -> Result<Tensor> {
