@@ -14,7 +14,9 @@ use std::{
 
 use clap::Parser;
 use ferrotune::{
-    Compute, Progress as Measuring, builtin, report,
+    Compute, Progress as Measuring, builtin,
+    core::extended::Extended,
+    report,
     study::{Interaction, Study, StudyResults},
     trainer::{Existing, Listener, listeners::Progress, prepare_output},
 };
@@ -152,7 +154,7 @@ fn tables(results: &StudyResults) -> Value {
         let pairs = records.iter().map(|record| {
             let value = match &record.not_measured {
                 Some(reason) => json!({ "not_measured": reason }),
-                None => json!(record.value),
+                None => json!(record.value.map(Extended)),
             };
             (record.metric.clone(), value)
         });

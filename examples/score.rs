@@ -58,6 +58,7 @@ struct Scores {
     rows: Vec<Row>,
     tokens: usize,
     loss: f64,
+    #[serde(with = "ferrotune::core::extended")]
     perplexity: f64,
 }
 
@@ -108,6 +109,15 @@ fn score(flags: Flags) -> cli::Result<Scores> {
     let tokens: usize = likelihoods.iter().map(|likelihood| likelihood.tokens).sum();
     if tokens == 0 {
         return Err("there is no token to score; each row needs at least one after its first id".into());
+    }
+    let unusable = requests.iter().zip(&likelihoods).find(|(_, found)| !found.log_likelihood.is_finite());
+    if let Some((request, found)) = unusable {
+        return Err(format!(
+            "the log-likelihood of row {} is {}, expected a finite number; the weights are damaged, or too large for this \
+             precision (try --dtype f32)",
+            request.id, found.log_likelihood
+        )
+        .into());
     }
     if let Some(path) = &flags.logits {
         nn::checkpoint::write_file(path, [("logits".to_owned(), &logits(model.as_ref(), &requests)?)], &[])?;

@@ -10,6 +10,7 @@
 //! - [`PromptTemplate`]: a conversation to the prompt of a chat model.
 //! - [`Embedder`]: sentences to vectors; [`TokenEmbedder`]: each of their tokens to one.
 //! - [`digest`]: the content hash under which caches and reports name their inputs.
+//! - [`extended`]: numbers that may be infinite, as every file here writes them.
 
 mod chat;
 mod embed;
@@ -18,6 +19,7 @@ mod sample;
 mod tokenize;
 
 pub mod digest;
+pub mod extended;
 
 pub use chat::{Message, PromptTemplate, Role};
 pub use embed::{Embedder, TokenEmbedder, TokenVectors};

@@ -1,5 +1,6 @@
 //! The result record: one metric, everything needed to know what the number means.
 
+use ferrotune_core::extended;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -98,8 +99,8 @@ pub struct Record {
     pub n_scored: usize,
     /// Samples that were left out of the value.
     pub n_failed: usize,
-    /// The value; an infinite one is written as the string `"inf"`, since JSON has no other way.
-    #[serde(default, with = "extended", skip_serializing_if = "Option::is_none")]
+    /// The value; an infinite one is written as a string ([`extended`]).
+    #[serde(default, with = "extended::option", skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
     /// Why there is no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,43 +206,5 @@ impl Record {
             self.ci_method = "none: the value of a resample is not finite".to_owned();
         }
         Ok(())
-    }
-}
-
-/// Floating-point numbers in JSON, with infinities as strings.
-mod extended {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Extended {
-        Number(f64),
-        Word(String),
-    }
-
-    #[allow(clippy::ref_option, reason = "serde prescribes the signature")]
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            None => serializer.serialize_none(),
-            Some(x) if x.is_finite() => serializer.serialize_f64(*x),
-            Some(x) if x.is_sign_positive() => serializer.serialize_str("inf"),
-            Some(_) => serializer.serialize_str("-inf"),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        Ok(match Option::<Extended>::deserialize(deserializer)? {
-            None => None,
-            Some(Extended::Number(x)) => Some(x),
-            Some(Extended::Word(word)) => match word.as_str() {
-                "inf" => Some(f64::INFINITY),
-                "-inf" => Some(f64::NEG_INFINITY),
-                other => {
-                    return Err(D::Error::custom(format!(
-                        "value is `{other}`, expected a number, `inf` or `-inf`"
-                    )));
-                }
-            },
-        })
     }
 }

@@ -271,23 +271,16 @@ pub fn mean_of_lines(metric: &str, variant: &str, lines: &[SampleLine]) -> Measu
     Measurement::of_mean(metric, variant, samples)
 }
 
-/// Numbers in JSON, which knows none that is not finite: `"inf"`, `"-inf"` and `"NaN"` stand for those.
+/// Numbers of which some may not be finite.
 mod as_numbers {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-    use serde_json::Value;
+    use ferrotune_core::extended::Extended;
+    use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(numbers: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-        let value = |&x: &f64| if x.is_finite() { Value::from(x) } else { Value::from(x.to_string()) };
-        serializer.collect_seq(numbers.iter().map(value))
+        serializer.collect_seq(numbers.iter().copied().map(Extended))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        let number = |value: Value| match &value {
-            Value::String(word) => word.parse().ok(),
-            other => other.as_f64(),
-        };
-        let numbers = Vec::<Value>::deserialize(deserializer)?.into_iter().map(number);
-        let numbers: Option<Vec<f64>> = numbers.collect();
-        numbers.ok_or_else(|| D::Error::custom("log_likelihoods holds something else than numbers"))
+        Ok(Vec::<Extended>::deserialize(deserializer)?.into_iter().map(|Extended(number)| number).collect())
     }
 }

@@ -14,7 +14,8 @@ pub struct TrainingSummary {
     pub train_token_loss: f64,
     /// The same over the validation samples after the last step.
     pub eval_loss: Option<f64>,
-    /// `exp(eval_loss)`.
+    /// `exp(eval_loss)`; infinite where that overflows.
+    #[serde(default, with = "ferrotune_core::extended::option")]
     pub eval_perplexity: Option<f64>,
     /// The lowest validation loss.
     pub best_eval_loss: Option<f64>,

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use ferrotune::study::StudyResults;
 use serde_json::{Value, json};
 
 use crate::{documented::check, place::Place};
@@ -99,4 +100,18 @@ fn studies_that_cannot_be_run_are_refused_before_anything_is_written() {
         "a study's model without the chat template it is to use",
         "[[models]]\nname = \"Chat\"\npath = \"model\"\ntemplate = \"chat\"",
     );
+}
+
+/// Logits of thousands: where they are wrong, a loss beyond 709 has an infinite exponential.
+#[test]
+fn an_infinite_perplexity_is_a_word_in_every_file() {
+    let place = Place::new();
+    place.change_numbers("lm_head.weight", |_, number| 1e5 * number);
+    study(&place, "metrics = \"perplexity\"");
+    let found = place.succeed(COMPARE);
+    assert_eq!(found["tables"]["Tiny"]["base"]["perplexity"], "inf", "{found}");
+    let read = |name: &str| fs::read_to_string(place.path(name)).expect("a file");
+    let results: StudyResults = serde_json::from_str(&read("out/results.json")).expect("results");
+    assert_eq!(results.models[0].base[0].value, Some(f64::INFINITY));
+    assert!(read("out/report.md").contains("infinite"));
 }

@@ -96,17 +96,27 @@ impl Place {
     /// Makes each number of the model's vector of a word `value`.
     pub(crate) fn fill_embedding(&self, word: &str, value: f32) {
         let id = tokenizer()["model"]["vocab"][word].as_u64().expect("a word of the vocabulary") as usize;
+        self.change_numbers(
+            "model.embed_tokens.weight",
+            |row, number| if row == id { value } else { number },
+        );
+    }
+
+    /// Makes each number of one of the model's matrices what `change` makes of its row and value.
+    pub(crate) fn change_numbers(&self, name: &str, change: impl Fn(usize, f32) -> f32) {
         let mut bytes = fs::read(self.path("model/model.safetensors")).expect("a file");
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
         let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
-        let tensor = &header["model.embed_tokens.weight"];
+        let tensor = &header[name];
         let number = |value: &Value| value.as_u64().expect("a number") as usize;
         let (begin, end) = (number(&tensor["data_offsets"][0]), number(&tensor["data_offsets"][1]));
         let row = (end - begin) / number(&tensor["shape"][0]);
-        let first = 8 + length + begin + id * row;
-        bytes[first..first + row]
-            .chunks_mut(4)
-            .for_each(|number| number.copy_from_slice(&value.to_le_bytes()));
+        for (index, row) in bytes[8 + length + begin..8 + length + end].chunks_mut(row).enumerate() {
+            for place in row.chunks_mut(4) {
+                let number = f32::from_le_bytes(place.try_into().expect("4 bytes"));
+                place.copy_from_slice(&change(index, number).to_le_bytes());
+            }
+        }
         self.write("model/model.safetensors", bytes);
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ferrotune_core::BoxError;
+use ferrotune_core::{BoxError, extended};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Event, Listener, Result};
@@ -20,8 +20,8 @@ use crate::{Error, Event, Listener, Result};
 /// {"event":"eval","step":20,"epoch":1.0,"loss":1.9,"perplexity":6.7}
 /// ```
 ///
-/// `auxiliary_loss` stands in a line of training if the model has one. Lines reach the system as they are written and
-/// the disk before each checkpoint.
+/// `auxiliary_loss` stands in a line of training if the model has one. A perplexity that overflows is the string `"inf"`
+/// ([`extended`]). Lines reach the system as they are written and the disk before each checkpoint.
 #[derive(Debug)]
 pub struct JsonLog {
     path: PathBuf,
@@ -44,6 +44,7 @@ enum Line {
         step: u64,
         epoch: f64,
         loss: f64,
+        #[serde(with = "extended")]
         perplexity: f64,
     },
 }

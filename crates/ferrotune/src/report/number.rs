@@ -1,7 +1,5 @@
 //! How numbers are written: every reader of `results.json` can repeat the rounding.
 
-use serde::Serializer;
-
 /// From here on, numbers are written with an exponent: nobody counts eight digits.
 const LARGE: f64 = 1e7;
 
@@ -31,17 +29,6 @@ pub(super) fn signed(value: f64, digits: usize) -> String {
     let unseen = value.abs() < 0.5 * 10f64.powi(-(digits as i32));
     let text = decimal(if unseen { 0.0 } else { value }, digits);
     if value > 0.0 && !unseen { format!("+{text}") } else { text }
-}
-
-/// Writes infinities as words, since JSON has no number for them.
-pub(super) fn extended<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    if value.is_finite() {
-        serializer.serialize_f64(*value)
-    } else if *value > 0.0 {
-        serializer.serialize_str("inf")
-    } else {
-        serializer.serialize_str("-inf")
-    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@ mod metric;
 
 use std::collections::BTreeMap;
 
+use ferrotune_core::extended;
 use serde::Serialize;
 
 use super::{
     axis::{Axis, AxisKind},
     curves,
     metrics::{self, Row},
-    number::extended,
 };
 use crate::study::{ModelResults, RunResults, StudyResults};
 
@@ -73,13 +73,13 @@ pub struct Spread {
     /// Runs.
     pub runs: u64,
     /// Their arithmetic mean.
-    #[serde(serialize_with = "extended")]
+    #[serde(with = "extended")]
     pub mean: f64,
     /// The smallest.
-    #[serde(serialize_with = "extended")]
+    #[serde(with = "extended")]
     pub min: f64,
     /// The largest.
-    #[serde(serialize_with = "extended")]
+    #[serde(with = "extended")]
     pub max: f64,
 }
 
