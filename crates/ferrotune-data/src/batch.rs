@@ -31,6 +31,19 @@ const MEGABATCH: usize = 50;
 ///
 /// # Errors
 /// `batch_size` is 0.
+///
+/// ```
+/// use ferrotune_core::Sample;
+/// use ferrotune_data::{Batch, LastBatch, batches};
+/// let sample = |length: u32| Sample { ids: (1..=length).collect(), supervised: vec![true; length as usize], truncated: false };
+/// let samples = [sample(3), sample(9), sample(4), sample(8), sample(2)];
+/// let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
+/// let plan = batches(&lengths, 2, 42, 0, LastBatch::Keep)?;
+/// assert_eq!(plan.len(), 3); // two full batches, and one of what is left
+/// let first = Batch::new(plan[0].iter().map(|&at| &samples[at]), 0);
+/// assert_eq!((first.rows, first.columns), (2, lengths[plan[0][0]]));
+/// # Ok::<(), ferrotune_data::Error>(())
+/// ```
 pub fn batches(
     lengths: &[usize],
     batch_size: usize,

@@ -158,7 +158,7 @@ pub enum Error {
     SpecialTokenConflict {
         /// The folder.
         folder: PathBuf,
-        /// `bos`, `eos` or `pad`.
+        /// `bos` or `eos`.
         role: &'static str,
         /// One value, with the key and the file that give it.
         first: String,

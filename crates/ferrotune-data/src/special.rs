@@ -14,15 +14,16 @@ struct Claim {
     ids: Vec<u32>,
 }
 
-/// BOS, EOS and pad as all files of the folder agree on them.
+/// BOS and EOS as all files of the folder agree on them, and the pad token of the first file that names one.
 ///
 /// `tokenizer_config.json` and `special_tokens_map.json` name tokens, `config.json` and
 /// `generation_config.json` name ids. A list of EOS ids (chat checkpoints stop at several) allows each of its
 /// members; where only lists speak, the first member counts, and the others end answers as well. Negative ids, which
-/// old LLaMA configurations use for "none", are passed over.
+/// old LLaMA configurations use for "none", are passed over. Nothing is computed from padding, so files that differ about
+/// it, or name one that the vocabulary lacks, are no reason to refuse a folder.
 ///
 /// # Errors
-/// A file is not JSON, names a token or an id outside the vocabulary, or contradicts another.
+/// A file is not JSON, names a BOS or EOS outside the vocabulary, or contradicts another in them.
 pub(crate) fn resolve(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<SpecialTokens, Error> {
     let files = [
         ("tokenizer_config.json", false),
@@ -63,14 +64,15 @@ pub(crate) fn resolve(folder: &Path, tokenizer: &tokenizers::Tokenizer) -> Resul
         }
         Ok(claims)
     };
-    let role = |role: &'static str| agree(folder, role, &claims(role)?);
     let eos_claims = claims("eos")?;
     let eos = agree(folder, "eos", &eos_claims)?;
     let mut other_ends: Vec<u32> = eos_claims.into_iter().flat_map(|claim| claim.ids).collect();
     other_ends.retain(|&id| Some(id) != eos);
     other_ends.sort_unstable();
     other_ends.dedup();
-    Ok(SpecialTokens { bos: role("bos")?, eos, other_ends, pad: role("pad")? })
+    let bos = agree(folder, "bos", &claims("bos")?)?;
+    let pad = claims("pad").ok().and_then(|claims| claims.first()?.ids.first().copied());
+    Ok(SpecialTokens { bos, eos, other_ends, pad })
 }
 
 /// The first id of the narrowest claim that every claim allows.

@@ -86,6 +86,8 @@ fn files_that_agree_are_accepted_in_every_spelling() {
         (r#"{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": -1}"#, Some(1), Some(2), None),
         (r#"{"eos_token_id": [7, 2]}"#, Some(1), Some(2), None),
         (r#"{"bos_token_id": null, "pad_token_id": 0}"#, Some(1), Some(2), Some(0)),
+        // Added for another model, and in the configuration only.
+        (r#"{"pad_token_id": 99999}"#, Some(1), Some(2), None),
     ];
     for (config, bos, eos, pad) in cases {
         let folder = copy("sentencepiece");
@@ -95,6 +97,11 @@ fn files_that_agree_are_accepted_in_every_spelling() {
     }
     // Only lists speak: the first member counts.
     assert_eq!(byte_level().special().eos, Some(1));
+    // Nothing is computed from padding: the tokenizer's own files come first.
+    let folder = copy("sentencepiece");
+    fs::write(folder.path().join("special_tokens_map.json"), r#"{"pad_token": "</s>"}"#).unwrap();
+    fs::write(folder.path().join("config.json"), r#"{"pad_token_id": 0}"#).unwrap();
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().special().pad, Some(2));
 }
 
 #[test]
