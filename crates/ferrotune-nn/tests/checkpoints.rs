@@ -301,3 +301,28 @@ fn tensors_of_all_widths_come_back_from_aligned_places_and_what_belongs_together
     }
     assert!(Checkpoint::open(folder).unwrap().read("z.scales").unwrap() == tensors[1].1);
 }
+
+#[test]
+fn shards_of_two_models_are_never_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let writer = |from: i64| {
+        let mut writer = CheckpointWriter::with_shard_bytes(folder, 8);
+        writer.push("a", &ramp(from, from + 2)).unwrap();
+        writer.push("b", &ramp(from, from + 2)).unwrap();
+        writer
+    };
+    writer(0).finish().unwrap();
+    assert!(folder.join(INDEX).is_file());
+    // The second shard is still to be written when this folder stands in its temporary place.
+    let second = writer(5);
+    fs::create_dir(folder.join("model-00002.part.safetensors")).unwrap();
+    assert!(matches!(second.finish(), Err(Error::Io { .. })));
+    assert_eq!(Checkpoint::open(folder).map(|old| old.read("a").unwrap()).unwrap(), ramp(0, 2));
+    fs::remove_dir(folder.join("model-00002.part.safetensors")).unwrap();
+    // Here it is written and cannot take its final place, when the first one has.
+    fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap();
+    fs::create_dir(folder.join("model-00002-of-00002.safetensors")).unwrap();
+    assert!(matches!(writer(5).finish(), Err(Error::Io { .. })));
+    assert!(matches!(Checkpoint::open(folder), Err(Error::NoWeights { .. })));
+}

@@ -131,6 +131,8 @@ impl CheckpointWriter {
             rename(self.folder.join(part_name(1)), single)?;
             return stale(&index_file);
         }
+        // An index over shards of which some are new already would be read as one model.
+        stale(&index_file)?;
         let mut weight_map = serde_json::Map::new();
         for (number, names) in (1..).zip(&self.shards) {
             let file = format!("model-{number:05}-of-{count:05}.safetensors");
