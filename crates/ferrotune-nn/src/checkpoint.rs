@@ -33,6 +33,21 @@ const PIECE_BYTES: usize = 1 << 20;
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a model folder or of a single safetensors file.
+///
+/// ```
+/// use ferrotune_nn::{WeightSource as _, checkpoint::{Checkpoint, CheckpointWriter}};
+/// use tch::Tensor;
+///
+/// let folder = tempfile::tempdir()?;
+/// let mut writer = CheckpointWriter::new(folder.path());
+/// writer.push("model.norm.weight", &Tensor::from_slice(&[1.0_f32, 0.5]))?;
+/// writer.finish()?;
+///
+/// let checkpoint = Checkpoint::open(folder.path())?;
+/// assert_eq!(checkpoint.names(), ["model.norm.weight"]);
+/// assert_eq!(checkpoint.read("model.norm.weight")?.size(), [2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     place: PathBuf,

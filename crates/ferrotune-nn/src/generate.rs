@@ -88,6 +88,17 @@ pub struct Continued {
 /// # Errors
 /// [`Error::Argument`] for prompts that are empty or of unequal length, [`Error::TooLong`], [`Error::UnknownToken`],
 /// [`Error::Logits`] where the model gives no finite largest logit.
+///
+/// ```
+/// use ferrotune_nn::{CausalLm, Result, generate::{Sampling, generate}};
+///
+/// /// Three answers to one prompt, each from a stream of its own.
+/// fn answers(model: &dyn CausalLm, prompt: &[i64], eos: i64) -> Result<Vec<Vec<i64>>> {
+///     let sampling = Sampling { temperature: 0.7, top_p: 0.9, eos: vec![eos], seed: 42, ..Sampling::default() };
+///     let rows = vec![prompt.to_vec(); 3];
+///     Ok(generate(model, &rows, &sampling)?.into_iter().map(|row| row.ids).collect())
+/// }
+/// ```
 pub fn generate(model: &dyn CausalLm, prompts: &[Vec<i64>], sampling: &Sampling) -> Result<Vec<Continued>> {
     let prompts: Vec<Prompt> =
         prompts.iter().zip(0..).map(|(ids, stream)| Prompt { ids: ids.clone(), stream }).collect();

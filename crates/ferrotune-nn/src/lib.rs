@@ -11,6 +11,9 @@
 //! - [`blocks`]: normalization, rotary positions, attention and the gated MLP, rounded as transformers rounds them.
 //! - [`loss`], [`generate`]: functions over any [`CausalLm`].
 //! - [`plan`]: what a block keeps for its backward pass, as pure data.
+//!
+//! What works on tensors gives [`Error::Tensor`] or [`Error::Torch`] where libtorch refuses shapes, types or devices; the
+//! documentation of a function lists what else it gives.
 
 pub mod blocks;
 pub mod checkpoint;

@@ -30,6 +30,21 @@ pub struct BatchLoss {
 /// States of unsupervised positions are dropped before the head, so the logits in memory are
 /// `[supervised tokens, vocabulary]`. A batch that supervises nothing gives a zero that is still connected to the
 /// graph, so that every trainable tensor gets a gradient.
+///
+/// ```
+/// use ferrotune_nn::{CausalLm, Pass, Result, Tokens, loss::{Labelled, causal_lm_loss}};
+/// use tch::Tensor;
+///
+/// /// The mean loss of rows padded on the right, of which `supervised` says what is to be learnt.
+/// fn mean(model: &dyn CausalLm, ids: &Tensor, lengths: &[i64], supervised: &Tensor) -> Result<f64> {
+///     let batch = Labelled { tokens: Tokens::padded(ids, lengths), supervised };
+///     let loss = causal_lm_loss(model, &batch, &Pass::eval())?;
+///     Ok(loss.negative_log_likelihood.double_value(&[]) / loss.supervised_tokens as f64)
+/// }
+/// ```
+///
+/// # Errors
+/// What the model gives; libtorch's own for shapes that do not fit one another.
 pub fn causal_lm_loss(model: &dyn CausalLm, batch: &Labelled<'_>, pass: &Pass) -> Result<BatchLoss> {
     let Hidden { states, auxiliary_loss } = model.hidden(&batch.tokens, None, pass)?;
     let sequence = batch.tokens.ids.size()[1];
