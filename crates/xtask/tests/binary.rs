@@ -50,7 +50,9 @@ impl Machine {
         for name in [
             "LIBTORCH",
             "LIBTORCH_USE_PYTORCH",
+            "LIBTORCH_INCLUDE",
             "LIBTORCH_LIB",
+            "LIBTORCH_STATIC",
             "CXX",
             "HOST_CXX",
             "CXX_x86_64_unknown_linux_gnu",
