@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     sync::{Arc, Mutex},
 };
 
@@ -20,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 fn cuda_device() -> Option<Device> {
     let device = cuda::is_available().then_some(Device::Cuda(0));
     if device.is_none() {
-        eprintln!("skipped: no CUDA device ({})", cuda::load());
+        let _ = writeln!(std::io::stderr(), "skipped: no CUDA device ({})", cuda::load());
     }
     device
 }

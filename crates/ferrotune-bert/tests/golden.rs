@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -50,7 +51,8 @@ fn real_encoder() -> Option<PathBuf> {
         return Some(folder);
     }
     assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", folder.display());
-    println!("skipped: no .models/all-minilm-l6-v2; `cargo xtask setup` fetches it");
+    let _ =
+        writeln!(std::io::stderr(), "skipped: no .models/all-minilm-l6-v2; `cargo xtask setup` fetches it");
     None
 }
 
@@ -175,7 +177,10 @@ fn bert_scores_of_the_real_encoder_equal_the_package() {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let Ok(records) = std::fs::read(shared.join("data/alpaca-999.json")) else {
         assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and data/alpaca-999.json is absent");
-        println!("skipped: no data/alpaca-999.json in the folder that FERROTUNE_SHARED names");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: no data/alpaca-999.json in the folder that FERROTUNE_SHARED names"
+        );
         return;
     };
     let records: Value = serde_json::from_slice(&records).unwrap();

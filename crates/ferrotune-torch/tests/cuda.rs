@@ -2,6 +2,7 @@
 //!
 //! A binary of its own: libtorch keeps its first answer about CUDA, and the backward passes of the other tests ask.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
@@ -13,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 fn cuda_device() -> Option<Device> {
     let device = cuda::is_available().then_some(Device::Cuda(0));
     if device.is_none() {
-        eprintln!("skipped: no CUDA device ({})", cuda::load());
+        let _ = writeln!(std::io::stderr(), "skipped: no CUDA device ({})", cuda::load());
     }
     device
 }
@@ -33,7 +34,7 @@ fn the_outcome_of_loading_agrees_with_what_libtorch_then_says() {
 #[test]
 fn a_missing_cuda_is_an_error_that_says_why() {
     if cuda::is_available() {
-        eprintln!("skipped: this machine has CUDA");
+        let _ = writeln!(std::io::stderr(), "skipped: this machine has CUDA");
         return;
     }
     let remedy = match cuda::load() {

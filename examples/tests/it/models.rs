@@ -1,6 +1,6 @@
 //! Folders of models that cannot be read, and devices that are not there.
 
-use std::fs;
+use std::{fs, io::Write as _};
 
 use serde_json::json;
 
@@ -89,7 +89,7 @@ fn bad_model_folders_are_refused_as_documented() {
 #[test]
 fn cuda_is_refused_where_it_is_not() {
     if ferrotune::torch::cuda::is_available() {
-        eprintln!("skipped: this machine has a CUDA device");
+        let _ = writeln!(std::io::stderr(), "skipped: this machine has a CUDA device");
         return;
     }
     check("`--device cuda` without CUDA", |_| {}, "score --model model --ids ids.json --device cuda");

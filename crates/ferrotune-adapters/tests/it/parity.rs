@@ -1,6 +1,6 @@
 //! Adapters that PEFT wrote, with its logits, its gradients and its ten steps.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use ferrotune_adapters::{AdapterWeights, LoraAdapter, LoraConfig, TargetModules};
 use ferrotune_nn::{
@@ -211,7 +211,11 @@ fn a_real_model_trains_as_in_peft() {
             "{required} is set, and `{}` is absent",
             folder.display()
         );
-        println!("skipped: no `{}`; FERROTUNE_SHARED names the folder that holds `data`", folder.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: no `{}`; FERROTUNE_SHARED names the folder that holds `data`",
+            folder.display()
+        );
         return;
     }
     let facts = json(&golden().join("expected/tinystories.json"))["lora"].clone();

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +42,7 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
         return Some(folder);
     }
     assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", folder.display());
-    eprintln!("skipped: {test}, no shared data at {}", folder.display());
+    let _ = writeln!(std::io::stderr(), "skipped: {test}, no shared data at {}", folder.display());
     None
 }
 

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,7 +35,7 @@ fn allowed(wall: Duration, mechanism: Option<Mechanism>) -> TaskSettings {
 /// Whether code can be run here; says so if not.
 fn can_run() -> bool {
     if sandboxes().is_empty() {
-        eprintln!("skipped: nothing isolates programs here");
+        let _ = writeln!(std::io::stderr(), "skipped: nothing isolates programs here");
     }
     !sandboxes().is_empty()
 }

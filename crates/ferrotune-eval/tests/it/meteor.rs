@@ -1,5 +1,6 @@
 use std::{
     env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -31,7 +32,8 @@ pub(crate) fn full_dictionary() -> Option<Arc<WordNet>> {
             "{REQUIRED} is set, and {} holds no WordNet",
             folder.display()
         );
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "skipped: no WordNet in {}; install wordnet-base or set FERROTUNE_WORDNET",
             folder.display()
         );

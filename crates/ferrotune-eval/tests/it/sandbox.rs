@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
@@ -44,7 +44,7 @@ fn open(mechanism: Mechanism, wall: Duration) -> Option<Sandbox> {
         }
         Err(error @ (Error::Isolation { .. } | Error::Interpreter { .. })) => {
             // Which of them a machine offers differs; that it offers none is what `sandboxes` looks at.
-            eprintln!("skipped: {mechanism}: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {mechanism}: {error}");
             None
         }
         Err(error) => panic!("{error}"),
@@ -429,7 +429,7 @@ fn an_ordinary_user_is_held_the_same_way() {
         return;
     }
     if !is_root() {
-        eprintln!("skipped: these tests run as an ordinary user already");
+        let _ = writeln!(std::io::stderr(), "skipped: these tests run as an ordinary user already");
         return;
     }
     let (_folder, mut command) = again(&["sandbox::", "human_eval::"], Some(ORDINARY_USER));

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, env, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fs, io::Write as _, path::PathBuf};
 
 use ferrotune_eval::{
     Metric, Pair, Registry, SampleScore,
@@ -24,7 +24,8 @@ pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let path = folder.join(name);
     if !path.exists() {
         assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {} is absent", path.display());
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "skipped: {} is absent; set FERROTUNE_SHARED to the folder that holds {name}",
             path.display()
         );

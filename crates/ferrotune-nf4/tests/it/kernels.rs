@@ -1,6 +1,6 @@
 //! The kernels compiled by NVRTC, without a GPU: what is in the code, and how it is kept on disk.
 
-use std::{cell::Cell, env, fs, path::PathBuf};
+use std::{cell::Cell, env, fs, io::Write as _, path::PathBuf};
 
 use ferrotune_nf4::{
     BlockSize, Codebook, Error,
@@ -22,7 +22,7 @@ fn nvrtc() -> Option<Nvrtc> {
         Ok(nvrtc) => Some(nvrtc),
         Err(error) if env::var_os(REQUIRED).is_some() => panic!("{REQUIRED} is set: {error}"),
         Err(error) => {
-            eprintln!("skipped: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
             None
         }
     }

@@ -1,6 +1,6 @@
 //! HumanEval from prompt to pass@k with a trained model. It learned stories, so what is shown is the way.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
 use ferrotune::{
     ScoredModel,
@@ -49,7 +49,7 @@ fn human_eval_runs_from_prompt_to_pass_at_k() {
             Err(error @ (Error::Isolation { .. } | Error::Interpreter { .. })) => {
                 let required = "FERROTUNE_REQUIRE_SANDBOX";
                 assert!(std::env::var_os(required).is_none(), "{required} is set, and {error}");
-                println!("skipped: {error}");
+                let _ = writeln!(std::io::stderr(), "skipped: {error}");
                 return None;
             }
             Err(error) => panic!("{error}"),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
 };
@@ -442,7 +443,7 @@ fn humaneval_is_asked_where_code_may_run_in_isolation() {
     let prepared = match study.prepare(&mut Silent) {
         Ok(prepared) => prepared,
         Err(Error::Metric(error @ (Isolation { .. } | Interpreter { .. }))) => {
-            println!("skipped: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
             return;
         }
         Err(error) => panic!("{error}"),

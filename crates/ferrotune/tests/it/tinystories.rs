@@ -1,6 +1,9 @@
 //! A trained model against transformers: the numbers are committed, the checkpoint is not.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use ferrotune::{
     AutoCausalLm, LoadOptions, ScoredModel, Upcycle,
@@ -42,7 +45,7 @@ pub(crate) fn shared(name: &str, claim: &str) -> Option<PathBuf> {
     }
     let required = "FERROTUNE_REQUIRE_SHARED";
     assert!(std::env::var_os(required).is_none(), "{required} is set, and {} is absent", path.display());
-    println!("skipped: {claim} needs {name} under FERROTUNE_SHARED or ../shared");
+    let _ = writeln!(std::io::stderr(), "skipped: {claim} needs {name} under FERROTUNE_SHARED or ../shared");
     None
 }
 

@@ -138,7 +138,7 @@ fn ends_here(before: &str, after: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{io::Write as _, path::PathBuf};
 
     use ferrotune_core::digest;
     use serde_json::{Value, json};
@@ -172,7 +172,7 @@ mod tests {
                 std::env::var_os(required).is_none(),
                 "{required} is set, and the shared data are not here"
             );
-            println!("skipped: the shared data are not here");
+            let _ = writeln!(std::io::stderr(), "skipped: the shared data are not here");
             return;
         };
         let records: Vec<Value> = serde_json::from_str(&text).unwrap();

@@ -1,7 +1,7 @@
 //! Prompts and verdicts of lm-evaluation-harness and prompts of simple-evals, from their own files over synthetic documents
 //! (`tests/golden/tasks/generate.py`).
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use ferrotune_core::{Generation, Likelihood, StopReason, digest};
 use ferrotune_eval::{
@@ -46,7 +46,8 @@ fn prompts_are_those_of_the_suites() {
     for (name, documents) in golden {
         let (task, shots) = name.rsplit_once(' ').unwrap();
         if task.starts_with("humaneval") && sandboxes().is_empty() {
-            eprintln!("skipped: {task} is not opened where nothing isolates programs");
+            let _ =
+                writeln!(std::io::stderr(), "skipped: {task} is not opened where nothing isolates programs");
             continue;
         }
         let task = opened(task, Some(shots.parse().unwrap()));
