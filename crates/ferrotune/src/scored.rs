@@ -28,7 +28,9 @@ pub enum PromptText {
 
 /// A causal language model with its tokenizer.
 ///
-/// Batches are formed by length and results put back in order, so they depend on the batch size only by rounding.
+/// Batches are formed by length and results put back in order, so they depend on the batch size only by rounding. (With
+/// [dynamic](ferrotune_nn::blocks::Scaling::Dynamic) rope scaling and rows beyond the model's own positions, a batch of one
+/// row at a time gives each its own base.)
 #[derive(Debug)]
 pub struct ScoredModel<'m, T> {
     model: &'m dyn CausalLm,

@@ -36,6 +36,9 @@ pub enum Scaling {
         factor: f64,
     },
     /// A base that grows with the sequence once it is longer than the model's positions ("dynamic NTK").
+    ///
+    /// All rows of a batch take the base of its whole width, padding included, as in transformers. So where some row is
+    /// longer than the model's positions, the numbers of the others depend on what they are batched with.
     Dynamic {
         /// The factor.
         factor: f64,
