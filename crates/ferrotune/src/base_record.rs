@@ -18,7 +18,7 @@ const RULE: &str = "rows-64";
 /// Elements that are read at a time of what is read whole.
 const CHUNK: i64 = 1 << 22;
 
-/// What an adapter is to remember of the model in `folder`: digests of [`ROWS`] rows of each matrix of attention, MLPs and experts, and of
+/// What an adapter is to remember of the model in `folder`: digests of 64 rows of each matrix of attention, MLPs and experts, and of
 /// all else in full, since a tokenizer that grew, or tokens that were trained, are a few rows of an embedding.
 ///
 /// Values are rounded to bf16 first and weights go by their names in the model, so the same weights stored in bf16, in several
