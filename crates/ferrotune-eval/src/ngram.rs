@@ -17,6 +17,18 @@ pub(crate) struct Interner {
 /// Words up to this many bytes are compared as numbers.
 pub(crate) const PACKED: usize = 15;
 
+/// For each length the bits of two numbers that belong to the bytes below it.
+const BELOW: [[u64; 2]; 16] = {
+    let mut below = [[0; 2]; 16];
+    let mut length = 1;
+    while length < 16 {
+        let both = u128::MAX >> (128 - 8 * length);
+        below[length] = [both as u64, (both >> 64) as u64];
+        length += 1;
+    }
+    below
+};
+
 /// A word with the numbers that it is found by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Word<'b> {
@@ -54,9 +66,8 @@ impl<'b> Word<'b> {
     #[inline]
     pub(crate) fn at_start(text: &'b [u8; 16], length: usize) -> Self {
         let [low, high] = halves(text);
-        let kept = |bytes: usize| u64::MAX.checked_shr(64 - 8 * bytes as u32).unwrap_or(0);
-        let (in_low, in_high) = (length.min(8), length.saturating_sub(8));
-        let key = Key { low: low & kept(in_low), high: high & kept(in_high) | (length as u64) << 56 };
+        let [in_low, in_high] = BELOW[length & 15];
+        let key = Key { low: low & in_low, high: high & in_high | (length as u64) << 56 };
         Self { bytes: &text[..length], key }
     }
 
@@ -221,32 +232,45 @@ impl KeyTable {
         }
     }
 
-    fn find(&self, key: u64) -> Result<u32, usize> {
+    /// The slot of a key, and whether it is there; if not, the slot is free.
+    #[inline]
+    fn slot(&self, key: u64) -> (usize, bool) {
         let mask = self.slots.len() - 1;
         let mut at = fold(key) as usize & mask;
         loop {
-            let slot = self.slots[at];
-            if slot.stamp != self.stamp {
-                return Err(at);
-            }
-            if slot.key == key {
-                return Ok(slot.value);
+            let slot = &self.slots[at];
+            let is_known = slot.stamp == self.stamp;
+            let is_here = is_known & (slot.key == key);
+            if is_here | !is_known {
+                return (at, is_here);
             }
             at = (at + 1) & mask;
         }
     }
 
+    /// The value of a key and whether it is there; if not, any value.
+    #[inline]
+    fn find(&self, key: u64) -> (u32, bool) {
+        let (at, is_here) = self.slot(key);
+        (self.slots[at].value, is_here)
+    }
+
     /// The value of a key, which is `value` if it has none yet.
+    #[inline]
     fn find_or_insert(&mut self, key: u64, value: u32) -> u32 {
-        self.find(key).unwrap_or_else(|at| {
+        let (at, is_here) = self.slot(key);
+        if !is_here {
             self.slots[at] = KeySlot { key, value, stamp: self.stamp };
-            value
-        })
+        }
+        self.slots[at].value
     }
 }
 
-/// Stands behind each reference, where no token of a hypothesis equals it.
+/// Stands behind each reference; no token of a hypothesis equals it, nor [`END_OF_HYPOTHESIS`].
 const END: u32 = u32::MAX;
+
+/// Stands behind the hypothesis.
+const END_OF_HYPOTHESIS: u32 = u32::MAX - 1;
 
 /// Stands for the place of a token that occurs in no reference.
 const NOWHERE: u32 = u32::MAX;
@@ -255,28 +279,42 @@ const NOWHERE: u32 = u32::MAX;
 ///
 /// An n-gram of the references is known by the first place where it begins. One that begins at a single place is followed
 /// by a single token, so what it grows into is known by the same place and nothing has to be looked up. In a text most
-/// bigrams are of that kind.
+/// bigrams are of that kind. Whether one is, and whether it goes on to match, is as good as random, so lists are made without
+/// branches that depend on it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overlap {
     keys: KeyTable,
     /// The references one after the other, each with [`END`] behind it.
     tokens: Vec<u32>,
+    /// The hypothesis, with [`END_OF_HYPOTHESIS`] behind it.
+    hypothesis: Vec<u32>,
     /// For each token the first place where it stands.
     first_of_token: Vec<u32>,
     /// For each place the first one where the same n-gram begins.
     first: Vec<u32>,
     /// For each first place how often its n-gram occurs, and then in the reference that has it most often.
     most: Vec<u32>,
-    /// For each place the longest order of which an n-gram that begins here first occurs again.
-    repeated_up_to: Vec<u32>,
     /// The places whose n-grams occur more than once, in order.
     repeated: Vec<u32>,
-    /// Places in the hypothesis whose n-grams occur in the references, with their first places there.
-    found: Vec<(u32, u32)>,
+    /// The n-grams of the hypothesis that occur once in the references.
+    once: Vec<Found>,
+    /// Those that occur more often.
+    often: Vec<Found>,
+    /// For each first place of an n-gram that occurs once the order of the last one that was matched.
+    matched: Vec<u32>,
     /// For each first place how many of its n-grams are not matched yet.
     left: Vec<u32>,
     /// For each first place the reference that is being counted, and how often its n-gram occurs there.
     here: Vec<(u32, u32)>,
+}
+
+/// An n-gram of the hypothesis that occurs in the references.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// Where it begins.
+    place: u32,
+    /// Where it first begins in the references.
+    first: u32,
 }
 
 impl Overlap {
@@ -287,12 +325,12 @@ impl Overlap {
         for (order, matched) in (1..).zip(matches) {
             if order > 1 {
                 self.extend_references(order);
-                self.extend_hypothesis(order, hypothesis);
+                self.extend_hypothesis(order);
             }
             if references.len() > 1 {
                 self.count_in_each_reference(references);
             }
-            *matched = self.clipped();
+            *matched = self.clipped(order);
         }
     }
 
@@ -303,79 +341,85 @@ impl Overlap {
             self.tokens.extend_from_slice(reference);
             self.tokens.push(END);
         }
-        let largest = references.iter().chain([&hypothesis]).flat_map(|tokens| tokens.iter()).max();
-        self.first_of_token.clear();
-        self.first_of_token.resize(largest.map_or(0, |&largest| largest as usize + 1), NOWHERE);
-        for buffer in [&mut self.first, &mut self.most, &mut self.repeated_up_to, &mut self.left] {
-            buffer.clear();
-            buffer.resize(self.tokens.len(), 0);
+        self.hypothesis.clear();
+        self.hypothesis.extend_from_slice(hypothesis);
+        self.hypothesis.push(END_OF_HYPOTHESIS);
+        let largest = references.iter().flat_map(|tokens| tokens.iter()).max();
+        reset(&mut self.first_of_token, largest.map_or(0, |&largest| largest as usize + 1), NOWHERE);
+        let places = self.tokens.len();
+        for buffer in [&mut self.first, &mut self.most, &mut self.matched, &mut self.left] {
+            reset(buffer, places, 0);
         }
-        for (place, &token) in self.tokens.iter().enumerate().filter(|(_, token)| **token != END) {
-            let first = &mut self.first_of_token[token as usize];
-            if *first == NOWHERE {
-                *first = place as u32;
-            }
-            self.first[place] = *first;
-            self.most[*first as usize] += 1;
+        let (first, most) = (self.first.as_mut_slice(), self.most.as_mut_slice());
+        let first_of_token = self.first_of_token.as_mut_slice();
+        for ((place, &token), first) in (0..).zip(&self.tokens).zip(&mut *first) {
+            // No token has the number of an end.
+            let Some(of_token) = first_of_token.get_mut(token as usize) else { continue };
+            *of_token = place.min(*of_token);
+            *first = *of_token;
+            most[*first as usize] += 1;
         }
+        let tokens = self.tokens.as_slice();
         self.repeated.clear();
-        self.repeated
-            .extend((0..self.tokens.len() as u32).filter(|&place| self.tokens[place as usize] != END));
-        self.keep_repeated(1);
-        let first = hypothesis.iter().map(|&token| self.first_of_token[token as usize]);
-        self.found.clear();
-        self.found.extend((0..).zip(first).filter(|(_, first)| *first != NOWHERE));
+        self.repeated.extend(0..places as u32);
+        keep(&mut self.repeated, |place| {
+            (most[first[place as usize] as usize] > 1) & (tokens[place as usize] != END)
+        });
+        let first_of = |token: u32| first_of_token.get(token as usize).copied().unwrap_or(NOWHERE);
+        self.once.clear();
+        self.once
+            .extend((0..).zip(hypothesis).map(|(place, &token)| Found { place, first: first_of(token) }));
+        self.often.clone_from(&self.once);
+        let times = |found: Found| most.get(found.first as usize).copied().unwrap_or(0);
+        keep(&mut self.once, |found| times(found) == 1);
+        keep(&mut self.often, |found| times(found) > 1);
     }
 
     /// Makes n-grams of the (n-1)-grams that occur more than once, and counts them.
     fn extend_references(&mut self, order: usize) {
-        let Self { keys, tokens, first, most, repeated, .. } = self;
-        keys.reset(repeated.len());
-        repeated.retain(|&place| {
+        let (tokens, first, most) = (&self.tokens[..], &mut self.first[..], &mut self.most[..]);
+        self.keys.reset(self.repeated.len());
+        let keys = &mut self.keys;
+        keep(&mut self.repeated, |place| {
             let at = place as usize;
             let last = tokens[at + order - 1];
             if last == END {
                 return false;
             }
-            first[at] = keys.find_or_insert(key(first[at], last), place);
-            if first[at] == place {
-                most[at] = 0;
-            }
-            most[first[at] as usize] += 1;
+            let found = keys.find_or_insert(key(first[at], last), place);
+            first[at] = found;
+            let times = &mut most[found as usize];
+            *times = if found == place { 1 } else { *times + 1 };
             true
         });
-        self.keep_repeated(order);
-    }
-
-    fn keep_repeated(&mut self, order: usize) {
-        let Self { first, most, repeated_up_to, repeated, .. } = self;
-        repeated.retain(|&place| {
-            let first = first[place as usize] as usize;
-            let again = most[first] > 1;
-            if again {
-                repeated_up_to[first] = order as u32;
-            }
-            again
-        });
+        keep(&mut self.repeated, |place| most[first[place as usize] as usize] > 1);
     }
 
     /// Makes n-grams of the hypothesis's (n-1)-grams that occur in the references.
-    fn extend_hypothesis(&mut self, order: usize, hypothesis: &[u32]) {
-        let Self { keys, tokens, repeated_up_to, found, .. } = self;
-        found.retain_mut(|(place, first)| {
-            let Some(&last) = hypothesis.get(*place as usize + order - 1) else { return false };
-            if repeated_up_to[*first as usize] < order as u32 - 1 {
-                return tokens[*first as usize + order - 1] == last;
-            }
-            keys.find(key(*first, last)).map(|longer| *first = longer).is_ok()
+    fn extend_hypothesis(&mut self, order: usize) {
+        let (tokens, hypothesis, most) = (&self.tokens[..], &self.hypothesis[..], &self.most[..]);
+        keep(&mut self.once, |Found { place, first }| {
+            hypothesis[place as usize + order - 1] == tokens[first as usize + order - 1]
         });
+        let (mut kept, mut single) = (0, self.once.len());
+        self.once.resize(single + self.often.len(), Found::default());
+        let (keys, once, often) = (&self.keys, &mut self.once[..], &mut self.often[..]);
+        for at in 0..often.len() {
+            let Found { place, first } = often[at];
+            let (first, is_there) = keys.find(key(first, hypothesis[place as usize + order - 1]));
+            let times = if is_there { most[first as usize] } else { 0 };
+            (once[single], often[kept]) = (Found { place, first }, Found { place, first });
+            single += usize::from(times == 1);
+            kept += usize::from(times > 1);
+        }
+        self.once.truncate(single);
+        self.often.truncate(kept);
     }
 
     /// Makes of the counts over all references those of the reference that has most. An n-gram that occurs once is right as
     /// it is.
     fn count_in_each_reference(&mut self, references: &[&[u32]]) {
-        self.here.clear();
-        self.here.resize(self.tokens.len(), (0, 0));
+        reset(&mut self.here, self.tokens.len(), (0, 0));
         for &place in &self.repeated {
             self.most[self.first[place as usize] as usize] = 0;
         }
@@ -396,19 +440,44 @@ impl Overlap {
     }
 
     /// How many n-grams of the hypothesis have one in the references for themselves.
-    fn clipped(&mut self) -> u64 {
-        for &(_, first) in &self.found {
-            self.left[first as usize] = self.most[first as usize];
+    fn clipped(&mut self, order: usize) -> u64 {
+        let (matched, left) = (&mut self.matched[..], &mut self.left[..]);
+        let mut count = 0;
+        for found in &self.once {
+            let matched = &mut matched[found.first as usize];
+            count += u64::from(*matched != order as u32);
+            *matched = order as u32;
         }
-        let mut matched = 0;
-        for &(_, first) in &self.found {
-            let left = &mut self.left[first as usize];
-            let free = u32::from(*left > 0);
-            *left -= free;
-            matched += u64::from(free);
+        for found in &self.often {
+            left[found.first as usize] = self.most[found.first as usize];
         }
-        matched
+        for found in &self.often {
+            let left = &mut left[found.first as usize];
+            let is_free = u32::from(*left > 0);
+            *left -= is_free;
+            count += u64::from(is_free);
+        }
+        count
     }
+}
+
+/// `retain` without a branch on what stays, for lists of which nobody could guess it.
+#[inline]
+fn keep<T: Copy>(list: &mut Vec<T>, mut stays: impl FnMut(T) -> bool) {
+    let items = list.as_mut_slice();
+    let mut kept = 0;
+    for at in 0..items.len() {
+        let item = items[at];
+        items[kept] = item;
+        kept += usize::from(stays(item));
+    }
+    list.truncate(kept);
+}
+
+/// So many of these in a buffer, whatever was there.
+fn reset<T: Clone>(buffer: &mut Vec<T>, length: usize, value: T) {
+    buffer.clear();
+    buffer.resize(length, value);
 }
 
 /// An n-gram as the first place of what comes before its last token, and that token.
