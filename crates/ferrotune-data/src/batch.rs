@@ -53,11 +53,11 @@ pub fn batches(
 ) -> Result<Vec<Vec<usize>>, Error> {
     check_batch_size(batch_size)?;
     let mut order = shuffle::permutation(lengths.len(), "epoch", &[seed, epoch]);
-    let batches_per_piece = (lengths.len() / (batch_size * 4)).clamp(1, MEGABATCH);
+    let batches_per_piece = (lengths.len() / batch_size.saturating_mul(4)).clamp(1, MEGABATCH);
     // Sorting whole pieces keeps the odd samples out at the end, so they are set aside before.
     let rest = order.split_off(lengths.len() / batch_size * batch_size);
     let mut plan = Vec::with_capacity(order.len() / batch_size + 1);
-    for piece in order.chunks_mut(batches_per_piece * batch_size) {
+    for piece in order.chunks_mut(batches_per_piece.saturating_mul(batch_size)) {
         piece.sort_by_key(|&sample| std::cmp::Reverse(lengths[sample]));
         plan.extend(piece.chunks(batch_size).map(<[usize]>::to_vec));
     }

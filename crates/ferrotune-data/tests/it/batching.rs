@@ -85,6 +85,9 @@ fn empty_sets_have_no_batches_and_batch_size_zero_is_refused() {
     }
     assert_eq!(batches(&[5, 6, 7], 4, 0, 0, LastBatch::Keep).unwrap().len(), 1);
     assert!(batches(&[5, 6, 7], 4, 0, 0, LastBatch::Drop).unwrap().is_empty());
+    for huge in [usize::MAX, 1 << 62] {
+        assert_eq!(batches(&[5, 6, 7], huge, 0, 0, LastBatch::Keep).unwrap().len(), 1);
+    }
 }
 
 #[test]
