@@ -95,6 +95,13 @@ fn card(folder: &AutoCausalLm, adapters: &[&AdapterWeights], options: &MergeOpti
         // Writing into a string cannot fail.
         let _ = writeln!(card, "- rank {}, alpha {}, trained on `{base}`", config.r, config.lora_alpha);
     }
+    // As `ferrotune_adapters::merge` has it.
+    let quantizes = folder.quantization().is_none() && matches!(options.base, MergeBase::Quantized(_));
+    if let ([adapter], true) = (adapters, quantizes)
+        && adapter.trained().init_lora_weights.changes_base()
+    {
+        card.push_str("\nIt began with a part of the base, which was taken out before the base was quantized, as in training.\n");
+    }
     card.push_str("\nEverything was added in 32 bits and rounded once.\n");
     card
 }

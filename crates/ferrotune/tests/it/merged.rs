@@ -210,13 +210,16 @@ fn an_adapter_that_began_with_a_part_of_its_base_gets_that_base_back_unless_it_i
     let plain = adapted(&base, &saved.plain(), Nf4::new(settings));
     assert!(relative_to_largest(&plain, &trained) > 1e-3, "two roundings");
     let how = MergeOptions { base: MergeBase::Quantized(settings), ..MergeOptions::default() };
-    let (found, _place) = merged(&base, &[&saved], &how);
+    let (found, place) = merged(&base, &[&saved], &how);
     assert!(relative_to_largest(&found, &trained) < MERGED);
+    let card = |folder: &Path| fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(card(place.path()).contains("taken out before the base was quantized"), "{}", card(place.path()));
 
     let output = tempfile::tempdir().unwrap();
     quantize(&base, &settings, None, output.path()).unwrap();
     let in_4_bits = AutoCausalLm::open(output.path()).unwrap();
     assert_eq!(relative_to_largest(&adapted(&in_4_bits, &saved, Nf4::as_stored()), &plain), 0.0);
-    let (found, _place) = merged(&in_4_bits, &[&saved], &how);
+    let (found, place) = merged(&in_4_bits, &[&saved], &how);
     assert!(relative_to_largest(&found, &plain) < MERGED);
+    assert!(!card(place.path()).contains("taken out"), "{}", card(place.path()));
 }
