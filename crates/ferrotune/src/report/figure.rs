@@ -237,8 +237,9 @@ fn stroke(model: usize, loss: Loss, strong: bool) -> String {
     format!("line {kind} {weight} m{}", model % STYLES)
 }
 
+/// Dashes move on by one with each round of colours and markers.
 fn dash(model: usize) -> &'static str {
-    DASHES[model % STYLES]
+    DASHES[(model + model / STYLES) % DASHES.len()]
 }
 
 /// A model's marker: circle, square, triangle, diamond or a triangle upside down.
@@ -266,4 +267,18 @@ fn marker(model: usize, x: f64, y: f64) -> Element {
 /// A tenth of a pixel is as fine as anyone sees, and keeps the file small.
 fn round(x: f64) -> f64 {
     (x * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{DASHES, STYLES, swatches};
+
+    #[test]
+    fn models_are_told_apart_by_their_lines() {
+        let models = STYLES * DASHES.len();
+        let lines: BTreeSet<String> = (0..models).map(|model| swatches(model).training).collect();
+        assert_eq!(lines.len(), models);
+    }
 }

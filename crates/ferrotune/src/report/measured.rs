@@ -1,7 +1,10 @@
 //! The measured metrics as rows: the table that compares them, and the list of all of them.
 
+use std::collections::BTreeSet;
+
 use ferrotune_eval::Record;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     metrics,
@@ -34,7 +37,10 @@ struct Row {
     label: String,
     /// What is measured, where the label does not say it.
     definition: String,
+    scale: &'static str,
     better: &'static str,
+    /// Samples of each evaluation.
+    n: String,
     /// The reason, if no cell of the row has a number and all for the same.
     reason: Option<String>,
     cells: Vec<Cell>,
@@ -138,6 +144,8 @@ fn tables<'a>(
                     Row {
                         label: row.label.clone(),
                         definition: definition(row),
+                        scale: row.scale,
+                        n: samples(models.iter().filter_map(|model| of_model(model)[i].samples)),
                         better: prose::better(row.better),
                         reason: reason.filter(|_| uniform),
                         cells,
@@ -146,6 +154,16 @@ fn tables<'a>(
                 .collect(),
         })
         .collect()
+}
+
+/// How many samples evaluations have: one number, unless they differ.
+fn samples(counts: impl Iterator<Item = u64>) -> String {
+    let counts: BTreeSet<u64> = counts.collect();
+    match (counts.first(), counts.last()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (Some(all), _) => all.to_string(),
+        _ => "none".to_owned(),
+    }
 }
 
 /// Base, fine-tuned and change of one metric of one model.
@@ -189,7 +207,10 @@ fn cells(metric: &MetricSummary, runs: u64) -> [Cell; 3] {
             let differ = several.map(|found| format!("{} of {} runs differ", found.significant, found.runs));
             let common =
                 metric.change_scored.map(|both| format!("{} of {} in both", both.scored, both.total));
-            Cell { text, notes: differ.into_iter().chain(common).collect(), measured: true }
+            let interval = metric.change_ci95.map_or_else(|| "no interval".to_owned(), signed_interval);
+            let interval = metric.compared.map(|_| interval);
+            let notes = interval.into_iter().chain(differ).chain(common).collect();
+            Cell { text, notes, measured: true }
         }
         None if metric.base.is_some() && metric.fine_tuned.is_some() => {
             Cell { text: "undefined".to_owned(), notes: Vec::new(), measured: true }
@@ -221,7 +242,7 @@ pub(super) fn comparisons(results: &StudyResults, summary: &Summary) -> Vec<Comp
         Some(seed) => format!("{}, seed {seed}", contestant.model),
     };
     let line = |found: &StudyComparison| ComparisonLine {
-        label: metrics::label(&found.comparison.metric),
+        label: metrics::label_in(results, &found.comparison.metric, &found.variant),
         first: name(&found.baseline),
         second: name(&found.candidate),
         difference: signed(found.comparison.difference, METRIC),
@@ -235,11 +256,39 @@ pub(super) fn comparisons(results: &StudyResults, summary: &Summary) -> Vec<Comp
     results.comparisons.iter().map(line).collect()
 }
 
+fn signed_interval([low, high]: [f64; 2]) -> String {
+    format!("{} to {}", signed(low, METRIC), signed(high, METRIC))
+}
+
 fn interval(ends: Option<[f64; 2]>) -> String {
     match ends {
         Some([low, high]) => format!("{} to {}", decimal(low, METRIC), decimal(high, METRIC)),
         None => "none".to_owned(),
     }
+}
+
+/// An encoder of texts, and the metrics that it served.
+#[derive(Debug, Serialize)]
+pub(super) struct Encoder<'a> {
+    name: &'a str,
+    metrics: String,
+}
+
+/// The encoders of the study in the order in which records name them.
+pub(super) fn encoders(results: &StudyResults) -> Vec<Encoder<'_>> {
+    let records =
+        results.models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|run| &run.metrics)));
+    let mut served: Vec<(&str, Vec<String>)> = Vec::new();
+    for record in records {
+        let Some(name) = record.params.get("encoder").and_then(Value::as_str) else { continue };
+        let label = metrics::label(&record.metric);
+        match served.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, labels)) if labels.contains(&label) => {}
+            Some((_, labels)) => labels.push(label),
+            None => served.push((name, vec![label])),
+        }
+    }
+    served.into_iter().map(|(name, labels)| Encoder { name, metrics: labels.join("; ") }).collect()
 }
 
 /// Every record of the study, base models before their runs.
@@ -251,16 +300,16 @@ pub(super) fn lines(results: &StudyResults) -> Vec<Line<'_>> {
             let records = run.metrics.iter().chain(&run.benchmarks);
             records.map(move |record| (format!("seed {}", run.seed), record))
         });
-        rows.extend(base.chain(tuned).map(|(state, record)| line(&model.name, state, record)));
+        rows.extend(base.chain(tuned).map(|(state, record)| line(results, &model.name, state, record)));
     }
     rows
 }
 
-fn line<'a>(model: &'a str, state: String, record: &'a Record) -> Line<'a> {
+fn line<'a>(results: &StudyResults, model: &'a str, state: String, record: &'a Record) -> Line<'a> {
     Line {
         model,
         state,
-        label: metrics::label(&record.metric),
+        label: metrics::label_in(results, &record.metric, &record.variant),
         variant: &record.variant,
         value: match (record.value, &record.not_measured) {
             (Some(value), _) => decimal(value, METRIC),

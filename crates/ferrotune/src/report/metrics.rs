@@ -23,33 +23,48 @@ pub(super) struct Known {
     keys: &'static [&'static str],
     /// The name in the report.
     label: &'static str,
+    scale: Scale,
     better: Better,
     /// What the report says where a study has no record of it; `None` if it is then left out.
     absent: Option<&'static str>,
 }
 
+/// Between which numbers a value lies, in words.
+type Scale = &'static str;
+
 use Better::{Higher, Lower};
+
+const UNIT: Scale = "0 to 1";
+const HUNDRED: Scale = "0 to 100";
+const COSINE: Scale = "-1 to 1";
+/// Three quarters a share, one quarter a cosine.
+const CORRECTNESS: Scale = "-0.25 to 1";
+const PERPLEXITY: Scale = "1 or more";
+const LOSS: Scale = "0 or more";
 
 const fn known(
     keys: &'static [&'static str],
     label: &'static str,
+    scale: Scale,
     better: Better,
     absent: Option<&'static str>,
 ) -> Known {
-    Known { keys, label, better, absent }
+    Known { keys, label, scale, better, absent }
 }
 
 /// In the order of the report: the metrics of table 4, then the others of the study, then the rest.
 const KNOWN: &[Known] = &[
     known(
         &["gpt4_score", "gpt_4_score", "gpt4", "judge_score", "llm_judge"],
-        "GPT-4 score, 1 to 10",
+        "GPT-4 score",
+        "1 to 10",
         Higher,
         Some(NO_JUDGE),
     ),
     known(
         &["ragas_answer_correctness", "answer_correctness"],
         "RAGAS Answer Correctness",
+        CORRECTNESS,
         Higher,
         Some(NO_JUDGE),
     ),
@@ -61,45 +76,67 @@ const KNOWN: &[Known] = &[
             "answer_similarity",
         ],
         "RAGAS Answer Semantic Similarity",
+        COSINE,
         Higher,
         Some(NOT_ASKED),
     ),
-    known(&["exact_match"], "Exact Match", Higher, Some(NOT_ASKED)),
-    known(&["perplexity"], "Perplexity", Lower, Some(NOT_ASKED)),
-    known(&["semantic_similarity"], "Semantic similarity", Higher, Some(NOT_ASKED)),
-    known(&["bleu"], "BLEU", Higher, Some(NOT_ASKED)),
-    known(&["rouge1"], "ROUGE-1", Higher, Some(NOT_ASKED)),
-    known(&["rouge2"], "ROUGE-2", Higher, None),
-    known(&["rougel"], "ROUGE-L", Higher, Some(NOT_ASKED)),
-    known(&["rougelsum"], "ROUGE-Lsum", Higher, None),
-    known(&["meteor"], "METEOR", Higher, Some(NOT_ASKED)),
-    known(&["meteor_corrected"], "METEOR, corrected", Higher, None),
-    known(&["gpt4_score_fastchat"], "GPT-4 score, FastChat's rules", Higher, None),
-    known(&["ragas_answer_correctness_0_1_7"], "RAGAS Answer Correctness, rules of 0.1.7", Higher, None),
-    known(&["ragas_answer_correctness_0_1_9"], "RAGAS Answer Correctness, rules of 0.1.9", Higher, None),
+    known(&["exact_match"], "Exact Match", UNIT, Higher, Some(NOT_ASKED)),
+    known(&["perplexity"], "Perplexity", PERPLEXITY, Lower, Some(NOT_ASKED)),
+    known(&["semantic_similarity"], "Semantic similarity", COSINE, Higher, Some(NOT_ASKED)),
+    known(&["bleu"], "BLEU", HUNDRED, Higher, Some(NOT_ASKED)),
+    known(&["rouge1"], "ROUGE-1", UNIT, Higher, Some(NOT_ASKED)),
+    known(&["rouge2"], "ROUGE-2", UNIT, Higher, None),
+    known(&["rougel"], "ROUGE-L", UNIT, Higher, Some(NOT_ASKED)),
+    known(&["rougelsum"], "ROUGE-Lsum", UNIT, Higher, None),
+    known(&["meteor"], "METEOR", UNIT, Higher, Some(NOT_ASKED)),
+    known(&["meteor_corrected"], "METEOR, corrected", UNIT, Higher, None),
+    // FastChat takes whatever number a judge gives.
+    known(
+        &["gpt4_score_fastchat"],
+        "GPT-4 score, FastChat's rules",
+        "0 or more, asked for 1 to 10",
+        Higher,
+        None,
+    ),
+    known(
+        &["ragas_answer_correctness_0_1_7"],
+        "RAGAS Answer Correctness, rules of 0.1.7",
+        CORRECTNESS,
+        Higher,
+        None,
+    ),
+    known(
+        &["ragas_answer_correctness_0_1_9"],
+        "RAGAS Answer Correctness, rules of 0.1.9",
+        CORRECTNESS,
+        Higher,
+        None,
+    ),
     known(
         &["ragas_answer_correctness_0_4_legacy"],
         "RAGAS Answer Correctness, rules of 0.4, legacy class",
+        CORRECTNESS,
         Higher,
         None,
     ),
     known(
         &["ragas_answer_correctness_0_4_collections"],
         "RAGAS Answer Correctness, rules of 0.4, collections",
+        CORRECTNESS,
         Higher,
         None,
     ),
-    known(&["chrf"], "chrF", Higher, None),
-    known(&["bert_score"], "BERTScore F1", Higher, None),
-    known(&["bert_score_idf"], "BERTScore F1, weighted by rarity", Higher, None),
-    known(&["squad_em"], "Exact Match, SQuAD's", Higher, None),
-    known(&["token_f1"], "Token F1, SQuAD's", Higher, None),
-    known(&["loss"], "Loss per token", Lower, None),
-    known(&["perplexity_mean_of_texts"], "Perplexity, mean of texts", Lower, None),
-    known(&["perplexity_per_text"], "Perplexity per text", Lower, None),
-    known(&["word_perplexity"], "Perplexity per word", Lower, None),
-    known(&["byte_perplexity"], "Perplexity per byte", Lower, None),
-    known(&["bits_per_byte"], "Bits per byte", Lower, None),
+    known(&["chrf"], "chrF", HUNDRED, Higher, None),
+    known(&["bert_score"], "BERTScore F1", COSINE, Higher, None),
+    known(&["bert_score_idf"], "BERTScore F1, weighted by rarity", COSINE, Higher, None),
+    known(&["squad_em"], "Exact Match, SQuAD's", UNIT, Higher, None),
+    known(&["token_f1"], "Token F1, SQuAD's", UNIT, Higher, None),
+    known(&["loss"], "Loss per token", LOSS, Lower, None),
+    known(&["perplexity_mean_of_texts"], "Perplexity, mean of texts", PERPLEXITY, Lower, None),
+    known(&["perplexity_per_text"], "Perplexity per text", PERPLEXITY, Lower, None),
+    known(&["word_perplexity"], "Perplexity per word", PERPLEXITY, Lower, None),
+    known(&["byte_perplexity"], "Perplexity per byte", PERPLEXITY, Lower, None),
+    known(&["bits_per_byte"], "Bits per byte", LOSS, Lower, None),
 ];
 
 /// The names of benchmarks for readers.
@@ -122,6 +159,8 @@ pub(super) struct Row {
     pub variant: Option<String>,
     /// The name in the report.
     pub label: String,
+    /// Between which numbers the value lies; empty where that is not known.
+    pub scale: &'static str,
     pub better: Option<Better>,
     /// What to say of a model without a record.
     pub absent: &'static str,
@@ -146,12 +185,23 @@ pub(super) fn label(metric: &str) -> String {
     label.unwrap_or(metric).to_owned()
 }
 
+/// The same for a metric in a variant: benchmarks that are asked in several are told apart as the study names them.
+pub(super) fn label_in(results: &StudyResults, metric: &str, variant: &str) -> String {
+    let of_metric = || results.benchmarks.iter().filter(|one| one.metric == metric);
+    let named = of_metric().find(|one| one.variant == variant).and_then(|one| one.name.split_once(':'));
+    match named {
+        Some((_, own)) if of_metric().count() > 1 => format!("{}, {own}", label(metric)),
+        _ => label(metric),
+    }
+}
+
 /// The rows for the benchmarks, in the order of the study, and the Quality Index.
 pub(super) fn benchmark_rows(results: &StudyResults) -> Vec<Row> {
     let row = |metric: &str, variant: Option<&str>| Row {
         metric: metric.to_owned(),
         variant: variant.map(str::to_owned),
-        label: label(metric),
+        label: label_in(results, metric, variant.unwrap_or_default()),
+        scale: if metric == QUALITY_INDEX { HUNDRED } else { UNIT },
         better: Some(Higher),
         absent: NOT_ASKED,
     };
@@ -181,6 +231,7 @@ pub(super) fn rows(results: &StudyResults) -> Vec<Row> {
             metric: metric.to_owned(),
             variant: None,
             label: known.label.to_owned(),
+            scale: known.scale,
             better: Some(known.better),
             absent,
         };
@@ -191,12 +242,17 @@ pub(super) fn rows(results: &StudyResults) -> Vec<Row> {
         }
     }
     let unknown = found.iter().filter(|metric| position(metric).is_none());
-    rows.extend(unknown.map(|metric| Row {
-        metric: (*metric).to_owned(),
-        variant: None,
-        label: (*metric).to_owned(),
-        better: None,
-        absent: NOT_ASKED,
+    rows.extend(unknown.map(|metric| {
+        // ROUGE-3 to -9 and the skip-bigrams keep the names of the records.
+        let is_rouge = metric.starts_with("rouge");
+        Row {
+            metric: (*metric).to_owned(),
+            variant: None,
+            label: (*metric).to_owned(),
+            scale: if is_rouge { UNIT } else { "" },
+            better: is_rouge.then_some(Higher),
+            absent: NOT_ASKED,
+        }
     }));
     rows
 }

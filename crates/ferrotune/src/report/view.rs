@@ -38,7 +38,8 @@ pub(super) struct View<'a> {
     metrics: Vec<measured::Table<'a>>,
     benchmarks: Vec<measured::Table<'a>>,
     judging: Option<judging::Judging<'a>>,
-    failures: Vec<judging::FailureLine<'a>>,
+    failures: judging::Failures<'a>,
+    encoders: Vec<measured::Encoder<'a>>,
     answers: Vec<Named<'a, Vec<AnswerView>>>,
     files: Vec<FileRow<'a>>,
     totals: super::DataTotals,
@@ -143,6 +144,7 @@ impl<'a> View<'a> {
             benchmarks: measured::benchmarks(results, &summary),
             judging: judging::judging(results),
             failures: judging::failures(results),
+            encoders: measured::encoders(results),
             answers: named(results, |model| model.answers.iter().map(answer).collect()),
             files: file_rows(results, &summary),
             totals: summary.data.clone(),
@@ -251,7 +253,7 @@ fn weights(scaled: &Scaled) -> String {
 }
 
 /// The beginning of a hash, up to a whole character.
-fn short(hash: &str) -> &str {
+pub(super) fn short(hash: &str) -> &str {
     hash.char_indices().nth(SHORT_HASH).map_or(hash, |(end, _)| &hash[..end])
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ferrotune_data::SplitCounts;
-use ferrotune_eval::{FailureKind, Record, judge::JudgeUsage, statistics::Comparison};
+use ferrotune_core::{PromptTemplate as _, digest};
+use ferrotune_data::{SplitCounts, Template, template::TEMPLATE};
+use ferrotune_eval::{FailureKind, OnFailure, Record, judge::JudgeUsage, statistics::Comparison};
 use serde::{Deserialize, Serialize};
 
 /// Everything a report shows. Written as `results.json`; the HTML and Markdown reports are functions of it.
@@ -29,6 +30,9 @@ pub struct StudyResults {
     /// Who judged; nothing without a judge.
     #[serde(default)]
     pub judge: Option<JudgeResults>,
+    /// What became of a sample that a metric, a judge or a benchmark could not score; absent in results of former versions.
+    #[serde(default)]
+    pub on_failure: Option<OnFailure>,
     /// Samples that a metric or a benchmark could not score, by evaluation, metric and kind.
     #[serde(default)]
     pub failures: Vec<FailureCount>,

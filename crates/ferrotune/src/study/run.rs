@@ -133,6 +133,7 @@ impl Prepared<'_> {
             data: gather::data(instructions, split),
             benchmarks: gather::benchmarks(measure, &evaluated),
             judge: gather::judge(measure, &models),
+            on_failure: Some(study.evaluation.on_failure),
             failures: gather::failures(&evaluated),
             models,
             comparisons: comparisons::all(&evaluated, instructions.config().split_seed)?,

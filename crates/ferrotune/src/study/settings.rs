@@ -17,12 +17,14 @@ impl Study {
             Some(steps) => format!("{steps} steps"),
             None => format!("{epochs} epochs"),
         };
+        let scaling = if self.adapter.use_rslora { " over the root of the rank" } else { "" };
+        let repeats = if self.data.keep_repeats { "kept" } else { "set aside unless they train" };
         let seeds: Vec<_> = self.seeds.iter().map(u64::to_string).collect();
         [
             (
                 "Adapter",
                 format!(
-                    "LoRA, rank {}, alpha {}, dropout {}",
+                    "LoRA, rank {}, alpha {}{scaling}, dropout {}",
                     self.adapter.rank, self.adapter.alpha, self.adapter.dropout
                 ),
             ),
@@ -48,6 +50,7 @@ impl Study {
                 format!("{} tokens, or the model's positions if fewer", self.data.max_seq_length),
             ),
             ("Longest request", format!("fewer than {} tokens", self.data.max_request_tokens)),
+            ("Repeated requests", repeats.to_owned()),
             ("Seeds", seeds.join(", ")),
             ("Longest answer", format!("{} tokens, greedy", self.evaluation.max_new_tokens)),
         ]

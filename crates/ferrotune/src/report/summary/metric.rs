@@ -20,6 +20,11 @@ pub struct MetricSummary {
     pub variant: Option<String>,
     /// Its name in the report.
     pub label: String,
+    /// Between which numbers its value lies, in words; empty where that is not known.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub scale: &'static str,
+    /// Samples of each evaluation, those that could not be scored among them; the most, should evaluations differ.
+    pub samples: Option<u64>,
     /// The base model's value.
     pub base: Option<Spread>,
     /// Why it has none.
@@ -45,6 +50,10 @@ pub struct MetricSummary {
     /// Fine-tuned minus base: the mean of the runs' paired differences, each over the samples that both states have a score
     /// on; of the values themselves where nothing was compared.
     pub change: Option<f64>,
+    /// The 95 % interval of the change where it was compared; of several runs, from the lowest end of their intervals to the
+    /// highest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_ci95: Option<[f64; 2]>,
     /// How many samples of all runs those are, where they are not all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change_scored: Option<Scored>,
@@ -134,6 +143,13 @@ pub(super) fn summary(
         metric: row.metric.clone(),
         variant: row.variant.clone(),
         label: row.label.clone(),
+        scale: row.scale,
+        samples: base_record
+            .iter()
+            .chain(tuned.iter().flatten())
+            .filter(|record| record.value.is_some())
+            .map(|record| record.n_total as u64)
+            .max(),
         base_not_measured: base.is_none().then(|| why(base_record)),
         fine_tuned_not_measured: fine_tuned.is_none().then(why_not_tuned),
         base_ci95: base_record.and_then(|record| record.ci95),
@@ -146,9 +162,18 @@ pub(super) fn summary(
         base,
         fine_tuned,
         change,
+        change_ci95: change.and_then(|_| hull(compared.iter().map(|found| found.comparison.ci95))),
         change_scored: paired.and_then(|_| in_common(&compared)),
         compared: change.and_then(|change| compared_runs(results, model, &compared, change)),
     }
+}
+
+/// The smallest interval that holds all of these; nothing if there is none, or one is missing.
+fn hull(mut intervals: impl Iterator<Item = Option<[f64; 2]>>) -> Option<[f64; 2]> {
+    let first = intervals.next()??;
+    intervals.try_fold(first, |[low, high], interval| {
+        interval.map(|[other_low, other_high]| [low.min(other_low), high.max(other_high)])
+    })
 }
 
 /// Samples of measured records, where some could not be scored.
