@@ -2,16 +2,17 @@
 
 mod cli;
 
-use std::{process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use cli::NamedFolder;
 use ferrotune::{
     AdaptedBySeveral, AutoCausalLm, Error, LoadOptions, adapt_by_several,
     core::Tokenize,
-    data::{Record, encode_prompt},
+    data::Record,
     nn::CausalLm,
     nn::generate::{Continued, Sampling, generate as continue_prompts},
+    study::ModelTemplate,
 };
 use serde::Serialize;
 
@@ -30,9 +31,12 @@ struct Flags {
     /// What the model reads after BOS
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// Puts the prompt into the template that fine-tuning uses, as a request to be answered
+    /// Puts the prompt into a template, as a request to be answered
     #[arg(long)]
     chat: bool,
+    /// Which template that is: the study's, which `finetune` uses unless told otherwise, or the checkpoint's own
+    #[arg(long, default_value = "study", requires = "chat", value_parser = cli::words(&cli::TEMPLATES))]
+    template: ModelTemplate,
     /// The most tokens to generate; fewer where EOS comes or the model's positions end
     #[arg(long, default_value_t = 256)]
     max_new_tokens: u32,
@@ -92,7 +96,7 @@ fn generate(flags: Flags) -> cli::Result<Generated> {
     }
     let (folder, model, adapter) = load(&flags)?;
     let tokenizer = cli::tokenizer(&folder)?;
-    let prompt = prompt(&flags, &tokenizer)?;
+    let prompt = prompt(&flags, folder.folder(), &tokenizer)?;
     if prompt.len() as i64 >= model.max_positions() {
         let (what, limit) = ("the prompt".to_owned(), model.max_positions());
         return Err(Error::TextTooLong { what, found: prompt.len(), limit }.into());
@@ -172,9 +176,10 @@ fn load(flags: &Flags) -> cli::Result<(AutoCausalLm, Box<dyn CausalLm>, Option<S
     Ok((folder, model, label))
 }
 
-fn prompt(flags: &Flags, tokenizer: &impl Tokenize) -> cli::Result<Vec<u32>> {
+fn prompt(flags: &Flags, folder: &Path, tokenizer: &impl Tokenize) -> cli::Result<Vec<u32>> {
     if flags.chat {
-        return Ok(encode_prompt(&Record::new(flags.prompt.clone(), "", 0), tokenizer)?);
+        let request = Record::new(flags.prompt.clone(), "", 0);
+        return Ok(flags.template.open(folder)?.encode_prompt(&request, tokenizer)?);
     }
     let bos = tokenizer.special().bos.ok_or(ferrotune::data::Error::MissingSpecialToken { role: "bos" })?;
     Ok([bos].into_iter().chain(tokenizer.encode(&flags.prompt)?.ids).collect())

@@ -16,6 +16,7 @@ use ferrotune::{
     core::Tokenize as _,
     data::Tokenizer,
     nn::{CausalLm, Frozen},
+    study::{ModelTemplate, is_pattern},
     tch::{Device, Kind},
 };
 
@@ -249,6 +250,10 @@ pub(crate) fn tokenizer(folder: &AutoCausalLm) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_folder(folder.folder())?;
     let (ids, model) = (tokenizer.vocabulary_size(), folder.vocabulary_size());
     if ids as i64 > model {
+/// What a request is written in, in training and when it is answered.
+pub(crate) const TEMPLATES: [(&str, ModelTemplate); 2] =
+    [("study", ModelTemplate::Study), ("chat", ModelTemplate::Chat)];
+
         return Err(
             Error::VocabularyMismatch { folder: folder.folder().to_owned(), tokenizer: ids, model }.into()
         );

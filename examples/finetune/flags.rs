@@ -7,7 +7,7 @@ use ferrotune::{
     DataConfig,
     adapters::{Bias, Init, LoraConfig, ModuleNames},
     data::{Format, SplitSizes},
-    study::{AdapterConfig, RouterAuxLoss},
+    study::{AdapterConfig, ModelTemplate, RouterAuxLoss, is_pattern},
     trainer::{Existing, Scheduler, TrainingConfig},
 };
 
@@ -74,6 +74,9 @@ pub(crate) struct DataFlags {
     #[arg(long, default_value = "auto", value_parser = cli::words(&FORMATS))]
     format: Format,
     /// Makes a bad record an error instead of dropping and counting it
+    /// What records are written in: the template of the study, or the checkpoint's own chat template, for instruct checkpoints
+    #[arg(long, default_value = "study", value_parser = cli::words(&cli::TEMPLATES))]
+    pub(crate) template: ModelTemplate,
     #[arg(long)]
     strict: bool,
     /// Part of the records that validates, dealt by the seed
@@ -283,8 +286,16 @@ impl Flags {
     }
 
     pub(crate) fn data(&self) -> cli::Result<DataConfig> {
-        let DataFlags { files, format, strict, eval_fraction, max_seq_length, max_request_tokens, cache } =
-            &self.data;
+        let DataFlags {
+            files,
+            format,
+            template: _,
+            strict,
+            eval_fraction,
+            max_seq_length,
+            max_request_tokens,
+            cache,
+        } = &self.data;
         if !(0.0..1.0).contains(eval_fraction) {
             let expected = "at least 0 and below 1".to_owned();
             let found = eval_fraction.to_string();

@@ -20,6 +20,7 @@ use ferrotune::{
     core::{Sample, digest},
     data::{Prepared, Template, Tokenizer},
     evaluation_plan, kind_name,
+    study::TemplateResults,
     tch::{Device, Kind},
     torch::{generator, memory},
     trainer::{
@@ -41,6 +42,8 @@ struct Summary {
     /// Weights of the base and of the adapter.
     total_parameters: u64,
     output: PathBuf,
+    /// What the records were written in.
+    template: TemplateResults,
     train_records: usize,
     eval_records: usize,
     data: Vec<prose::FileCounts>,
@@ -67,11 +70,12 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     let base = AutoCausalLm::open(&flags.common.model)?;
     let tokenizer = cli::tokenizer(&base)?;
     let further = flags.adapter.as_deref().map(|folder| flags.other.open(folder, &base)).transpose()?;
+    let template = flags.data.template.open(base.folder())?;
     if let Some(further) = &further {
         check_base(&base, further)?; // before data are read
     }
     let instructions = Instructions::read(flags.data()?)?;
-    let encoding = encode(&instructions, &tokenizer, &base)?;
+    let encoding = encode(&instructions, &tokenizer, &template, &base)?;
     let data = prose::file_counts(&instructions, &encoding);
     let split = instructions.deal(&[&encoding])?;
     let parts = Parts::new(&encoding, &split);
@@ -129,6 +133,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     }
     let mut identity = identity(&flags, &lora, &base_config, kind)?;
     identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
+    identity.insert("--template".to_owned(), template.key());
     // The adapter's first values come from this generator, so a resumed run builds the same model.
     generator::seed(Device::Cpu, training.seed)?;
     let options = LoadOptions {
@@ -181,6 +186,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
             training: finished.summary,
             output: flags.output.clone(),
             train_records: parts.train.len(),
+            template: TemplateResults::of(&template),
             eval_records: parts.validation.len(),
             data,
         },
@@ -200,7 +206,12 @@ fn lengths(samples: &[Sample]) -> Vec<usize> {
     samples.iter().map(Sample::len).collect()
 }
 
-fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalLm) -> cli::Result<Prepared> {
+fn encode(
+    instructions: &Instructions,
+    tokenizer: &Tokenizer,
+    template: &Template,
+    base: &AutoCausalLm,
+) -> cli::Result<Prepared> {
     let (asked, positions) = (instructions.config().max_seq_length, base.max_positions());
     if positions < asked as i64 {
         cli::say(&format!(
@@ -209,7 +220,7 @@ fn encode(instructions: &Instructions, tokenizer: &Tokenizer, base: &AutoCausalL
     }
     let bar = prose::tokenization_bar(instructions.records.len())?;
     let encoding = instructions
-        .encode(tokenizer, &Template::Study, positions, &|progress| bar.set_position(progress.done as u64));
+        .encode(tokenizer, template, positions, &|progress| bar.set_position(progress.done as u64));
     bar.finish_and_clear();
     Ok(encoding?)
 }

@@ -2,11 +2,34 @@
 
 use std::{path::Path, str::FromStr, sync::Arc};
 
-use ferrotune_data::{ChatTemplate, StudyTemplate};
+use ferrotune_data::{ChatTemplate, StudyTemplate, Template};
 use ferrotune_eval::task::{PromptStyle, Turns};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, PromptText, Result};
+use crate::{Error, PromptText, Result, study::ModelTemplate};
+
+/// Where a checkpoint's own template is looked for.
+const CHAT_TEMPLATE: &str = "chat_template.jinja or chat_template in tokenizer_config.json";
+
+impl ModelTemplate {
+    /// What records for the model of a folder are written in.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for [`ModelTemplate::Chat`] where the folder has no chat template; one that cannot be read.
+    pub fn open(self, folder: &Path) -> Result<Template> {
+        match self {
+            Self::Study => Ok(Template::Study),
+            Self::Chat => match ChatTemplate::open(folder)? {
+                Some(template) => Ok(Template::Chat(Arc::new(template))),
+                None => Err(Error::Setting {
+                    setting: "template",
+                    found: format!("chat, and `{}` has no chat template", folder.display()),
+                    expected: format!("study, or a checkpoint with {CHAT_TEMPLATE}"),
+                }),
+            },
+        }
+    }
+}
 
 /// Which template questions go through; what users write as `--chat`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +87,7 @@ impl Chat {
             (Self::Template, None) => Err(Error::Setting {
                 setting: "chat",
                 found: format!("template, and `{}` has none", folder.display()),
-                expected: "a folder with chat_template.jinja, or chat_template in tokenizer_config.json"
-                    .to_owned(),
+                expected: format!("a folder with {CHAT_TEMPLATE}"),
             }),
             _ => Ok((PromptStyle::Plain, PromptText::Plain)),
         }

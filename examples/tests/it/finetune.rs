@@ -80,6 +80,7 @@ fn bad_settings_are_refused_as_documented() {
     check("a rank of 0", |_| {}, &finetune("--rank 0"));
     check("a dropout above 1", |_| {}, &finetune("--dropout 1.5"));
     check("a batch size of 0", |_| {}, &finetune("--batch-size 0"));
+    check("a chat template that a checkpoint lacks", |_| {}, &finetune("--template chat"));
     check("an evaluation fraction of 1", |_| {}, &finetune("--eval-fraction 1"));
     check("a target that matches nothing", |_| {}, &finetune("--target-modules q_prj"));
     check("an unknown flag", |_| {}, &finetune("--lora-rank 8"));

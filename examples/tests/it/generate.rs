@@ -16,11 +16,52 @@ fn prompts_and_settings_are_refused_as_documented() {
         |_| {},
         "generate --model model --prompt a --temperature -1 --device cpu",
     );
+    check(
+        "a chat template that a checkpoint lacks",
+        |_| {},
+        "generate --model model --prompt a --chat --template chat --device cpu",
+    );
+    check(
+        "a template for plain text",
+        |_| {},
+        "generate --model model --prompt a --template chat --device cpu",
+    );
     check("a draw that is not drawn", |_| {}, "generate --model model --prompt a --top-p 0.5 --device cpu");
     check(
         "double quantization of a base that is to be dense",
         |_| {},
         "generate --model model --prompt a --quantize none --double-quant false --device cpu",
+    );
+}
+
+/// A checkpoint's own template, in words that the place's tokenizer has.
+const CHAT: &str = "{% for m in messages %}{% if m.role == 'user' %}[ {{ m.content }} /{% else %} \
+                    {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}";
+
+#[test]
+fn what_was_trained_in_a_checkpoints_own_template_answers_in_it() {
+    let place = Place::new();
+    place.write("model/chat_template.jinja", CHAT);
+    let train = "--learning-rate 1e-2 --rank 8 --target-modules all-linear --max-steps 30";
+    let chat = place.succeed(&finetune(&format!("{train} --template chat")));
+    let study = place.succeed(&finetune("--output study"));
+    assert_eq!(chat["template"]["name"], "the checkpoint's own chat template");
+    assert_eq!(study["template"]["name"], "the study's, instruction-v1");
+    // BOS, `[ add one N /`, and what is learnt: `a b` and EOS.
+    let tokens = |summary: &serde_json::Value| summary["data"][0]["tokens"].as_u64();
+    assert_eq!(tokens(&chat), Some(20 * 9));
+    assert!(tokens(&study) > tokens(&chat), "{study}");
+    let answer = place.succeed(
+        "generate --model model --adapter out --chat --template chat --prompt add --max-new-tokens 5 --device cpu",
+    );
+    assert_eq!(answer["continuations"], json!([{ "text": " a b", "tokens": 2, "ended": true }]), "{answer}");
+    check(
+        "resuming in another template",
+        |place| {
+            place.write("model/chat_template.jinja", CHAT);
+            place.succeed(&finetune("--template chat"));
+        },
+        &finetune("--resume"),
     );
 }
 

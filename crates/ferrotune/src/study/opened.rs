@@ -1,12 +1,10 @@
 //! A model of a study, opened before anything runs.
 
-use std::sync::Arc;
-
-use ferrotune_core::{PromptTemplate as _, Tokenize as _, digest};
-use ferrotune_data::{ChatTemplate, Prepared as Encoding, Template, Tokenizer, template};
+use ferrotune_core::Tokenize as _;
+use ferrotune_data::{Prepared as Encoding, Template, Tokenizer};
 use ferrotune_eval::task::PromptStyle;
 
-use super::{Interaction, ModelConfig, ModelTemplate, TemplateResults};
+use super::{Interaction, ModelConfig, TemplateResults};
 use crate::{Architecture, AutoCausalLm, Benchmark, Chat, Error, Instructions, Measure, PromptText, Result};
 
 /// A model of the study, opened and with its records encoded.
@@ -47,7 +45,13 @@ impl<'s> Opened<'s> {
                 model.name
             ));
         }
-        let template = written_in(model)?;
+        let template = model.template.open(&model.path).map_err(|error| match error {
+            Error::Setting { found, expected, .. } => {
+                let found = format!("{found} (the model `{}`)", model.name);
+                Error::Setting { setting: "models.template", found, expected }
+            }
+            other => other,
+        })?;
         let encoding = instructions.encode(&tokenizer, &template, positions, &|_| {})?;
         let counts = encoding.report.total;
         interaction.say(&format!(
@@ -66,16 +70,7 @@ impl<'s> Opened<'s> {
 
     /// The template, for the results.
     pub(super) fn template_results(&self) -> TemplateResults {
-        match &self.template {
-            Template::Study => TemplateResults {
-                name: format!("the study's, {}", template::TEMPLATE),
-                sha256: digest::of_bytes(template::TEMPLATE.as_bytes()),
-            },
-            Template::Chat(template) => TemplateResults {
-                name: "the checkpoint's own chat template".to_owned(),
-                sha256: template.fingerprint().to_owned(),
-            },
-        }
+        TemplateResults::of(&self.template)
     }
 
     pub(super) fn family(&self) -> String {
@@ -87,26 +82,5 @@ impl<'s> Opened<'s> {
             },
         }
         .to_owned()
-    }
-}
-
-/// What a model's records are written in.
-fn written_in(model: &ModelConfig) -> Result<Template> {
-    match model.template {
-        ModelTemplate::Study => Ok(Template::Study),
-        ModelTemplate::Chat => match ChatTemplate::open(&model.path)? {
-            Some(template) => Ok(Template::Chat(Arc::new(template))),
-            None => Err(Error::Setting {
-                setting: "models.template",
-                found: format!(
-                    "chat for `{}`, and `{}` has no chat template",
-                    model.name,
-                    model.path.display()
-                ),
-                expected: "study, or a checkpoint with chat_template.jinja or chat_template in \
-                           tokenizer_config.json"
-                    .to_owned(),
-            }),
-        },
     }
 }

@@ -208,6 +208,23 @@ pub struct TemplateResults {
     pub sha256: String,
 }
 
+impl TemplateResults {
+    /// The name and the hash of a template.
+    #[must_use]
+    pub fn of(template: &Template) -> Self {
+        match template {
+            Template::Study => Self {
+                name: format!("the study's, {TEMPLATE}"),
+                sha256: digest::of_bytes(TEMPLATE.as_bytes()),
+            },
+            Template::Chat(template) => Self {
+                name: "the checkpoint's own chat template".to_owned(),
+                sha256: template.fingerprint().to_owned(),
+            },
+        }
+    }
+}
+
 /// What encoding did with the records of all parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncodingCounts {
