@@ -270,11 +270,6 @@ pub(crate) fn names(text: &str) -> Vec<String> {
     }
 }
 
-/// Whether there is a character that no module name has.
-pub(crate) fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '(', '[', '|', '\\', '^', '$', '{'])
-}
-
 /// A number of bytes as people write it: `80GiB`, `24 GB`, `16000000000`.
 pub(crate) fn bytes(text: &str) -> std::result::Result<u64, String> {
     let size: bytesize::ByteSize =

@@ -265,9 +265,9 @@ impl Flags {
             use_rslora: flags.use_rslora,
         };
         let config = LoraConfig {
-            exclude_modules: flags.exclude_modules.as_deref().map(|text| match cli::names(text) {
-                single if single == [text] && cli::is_pattern(text) => ModuleNames::Pattern(text.to_owned()),
-                names => ModuleNames::List(names),
+            exclude_modules: flags.exclude_modules.as_deref().map(|text| match is_pattern(text) {
+                true => ModuleNames::Pattern(text.to_owned()),
+                false => ModuleNames::List(cli::names(text)),
             }),
             target_parameters: flags.target_parameters.clone(),
             layers_to_transform: flags.layers_to_transform.clone(),

@@ -176,15 +176,17 @@ impl AdapterConfig {
     }
 }
 
+/// Whether a text is a regular expression for modules: it has a character that no name of a module has.
+#[must_use]
+pub fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '(', '[', '|', '\\', '^', '$', '{'])
+}
+
 /// `target_modules` of a flag or file: several names are a list; a single one may be a word such as `all-linear` or a
 /// regular expression.
 pub(crate) fn parse_targets(names: &[String]) -> TargetModules {
     match names {
-        [single]
-            if single.ends_with("all-linear") || single.contains(['*', '(', '[', '|', '\\', '^', '$']) =>
-        {
-            TargetModules::parse(single)
-        }
+        [single] if single.ends_with("all-linear") || is_pattern(single) => TargetModules::parse(single),
         names => TargetModules::list(names.iter().cloned()),
     }
 }
@@ -268,9 +270,9 @@ fn repeated<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use ferrotune_adapters::Quantization;
+    use ferrotune_adapters::{ModuleNames, Quantization};
 
-    use super::{BaseConfig, Study};
+    use super::{BaseConfig, Study, TargetModules, parse_targets};
 
     fn refused(seeds: &str, names: [&str; 2]) -> Option<String> {
         let [first, second] = names;
@@ -297,6 +299,21 @@ mod tests {
         assert_eq!(study("quantize = \"none\"").base().quantization().unwrap(), None);
         let message = study("quantize = \"nf4\"\nblock_size = 48").validate().unwrap_err().to_string();
         assert!(message.starts_with("setting `block_size` is 48, expected 32, 64"), "{message}");
+    }
+
+    #[test]
+    fn a_target_with_a_character_that_no_name_has_is_a_regular_expression() {
+        let parsed =
+            |names: &[&str]| parse_targets(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        for pattern in [".*_proj", "(q|v)_proj", "[qv]_proj", "w\\d", "q_pro{1}j"] {
+            assert_eq!(
+                parsed(&[pattern]),
+                TargetModules::Named(ModuleNames::Pattern(pattern.to_owned())),
+                "{pattern}"
+            );
+        }
+        assert_eq!(parsed(&["all-linear"]), TargetModules::AllLinear);
+        assert_eq!(parsed(&["q_proj"]), TargetModules::list(["q_proj"]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod results;
 mod run;
 mod settings;
 
-pub use config::{AdapterConfig, ModelConfig, ModelTemplate, RouterAuxLoss, Study};
+pub use config::{AdapterConfig, ModelConfig, ModelTemplate, RouterAuxLoss, Study, is_pattern};
 pub use estimate::StudyEstimate;
 pub use results::*;
 pub use run::{Interaction, Prepared, Silent};
