@@ -16,6 +16,7 @@ use clap::Parser;
 use ferrotune::{
     Compute, Progress as Measuring, builtin,
     core::extended::Extended,
+    eval::Record,
     report,
     study::{Interaction, Study, StudyResults},
     trainer::{Existing, Listener, listeners::Progress, prepare_output},
@@ -87,10 +88,7 @@ fn main() -> std::process::ExitCode {
     let args = Args::parse();
     cli::finish(|| {
         let mut console = Console { progress: Progress::new(), last_line: Instant::now() };
-        let embedder = args.embedder.clone().or_else(|| {
-            let usual = PathBuf::from(".models/all-minilm-l6-v2");
-            usual.is_dir().then_some(usual)
-        });
+        let embedder = args.embedder.clone().or_else(cli::usual_embedder);
         let study = args
             .config
             .as_deref()
@@ -98,6 +96,10 @@ fn main() -> std::process::ExitCode {
             .transpose()?
             .map(|study| args.applied_to(study, &embedder));
         let output = args.output.as_path();
+        cli::refuse_a_broken_link(output)?;
+        if !args.force && !args.dry_run {
+            cli::refuse_to_fill(output)?; // before models are opened
+        }
         let claim = || prepare_output(output, if args.force { Existing::Force } else { Existing::Refuse });
         let results = match study {
             Some(study) => {
@@ -150,13 +152,13 @@ impl Args {
 
 /// The study's tables 3 and 4: seconds of training, and each metric and benchmark before and after, for each seed.
 fn tables(results: &StudyResults) -> Value {
-    let metrics = |records: &[ferrotune::eval::Record]| -> Value {
+    let metrics = |records: &[Record]| -> Value {
         let pairs = records.iter().map(|record| {
             let value = match &record.not_measured {
                 Some(reason) => json!({ "not_measured": reason }),
                 None => json!(record.value.map(Extended)),
             };
-            (record.metric.clone(), value)
+            (name(record, records), value)
         });
         Value::Object(pairs.collect())
     };
@@ -177,4 +179,13 @@ fn tables(results: &StudyResults) -> Value {
         (model.name.clone(), json!({ "base": base, "base_benchmarks": benchmarks, "fine_tuned": fine_tuned }))
     });
     Value::Object(models.collect())
+}
+
+/// What a record is called among others: its metric, with the variant behind it where a benchmark is asked in several.
+fn name(record: &Record, among: &[Record]) -> String {
+    let Record { metric, variant, .. } = record;
+    match among.iter().filter(|other| other.metric == *metric).count() {
+        1 => metric.clone(),
+        _ => format!("{metric}: {variant}"),
+    }
 }

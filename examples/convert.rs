@@ -26,12 +26,8 @@ struct Flags {
     #[arg(long, value_name = "LAYOUT",
           value_parser = cli::words(&[("per-expert", ExpertLayout::PerExpert), ("flat", ExpertLayout::Flat)]))]
     to: ExpertLayout,
-    /// Folder to write, complete or not at all
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
-    /// Replaces an output folder that is not empty
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: cli::OutputFlags,
     #[command(flatten)]
     common: cli::Common<cli::HostFlags>,
 }
@@ -56,11 +52,13 @@ fn convert(flags: Flags) -> cli::Result<Converted> {
     let model = AutoCausalLm::open(&flags.common.model)?;
     let adapter = AdapterWeights::open(&flags.adapter)?;
     flags.common.compute.resolve(cli::AUTO)?;
-    cli::refuse_inputs(&flags.output, &[&flags.common.model, &flags.adapter])?;
-    let converted = adapter.with_expert_layout(flags.to, &model.weights())?;
-    cli::write_folder(&flags.output, flags.force, |folder| Ok(converted.save(folder)?))?;
+    let converted = flags.output.write(&[&flags.common.model, &flags.adapter], |folder| {
+        let converted = adapter.with_expert_layout(flags.to, &model.weights())?;
+        converted.save(folder)?;
+        Ok(converted)
+    })?;
     Ok(Converted {
-        output: flags.output,
+        output: flags.output.output,
         tensors_before: adapter.tensors().len(),
         tensors_after: converted.tensors().len(),
         rank_pattern: converted.config().rank_pattern.clone(),

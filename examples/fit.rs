@@ -136,7 +136,9 @@ fn fit(flags: Flags) -> cli::Result<Fit> {
     let fits = flags.budget.map(|budget| plan.total() <= budget);
     say(&plan, &config, flags.budget);
     if let (Some(hours), Some(tokens), Some(rate)) = (hours, flags.time.tokens, rate) {
-        cli::say(&format!("{tokens:.3e} tokens at {rate:.3e} operations per second take {hours:.1} hours"));
+        let time =
+            if hours < 1.0 { format!("{:.1} minutes", 60.0 * hours) } else { format!("{hours:.1} hours") };
+        cli::say(&format!("{tokens:.3e} tokens at {rate:.3e} operations per second take {time}"));
     }
     Ok(Fit {
         total_bytes: plan.total(),

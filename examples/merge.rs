@@ -32,12 +32,8 @@ struct Flags {
     quantized_base: Option<Quantize>,
     #[command(flatten)]
     blocks: cli::BlockFlags,
-    /// Folder to write, complete or not at all
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
-    /// Replaces an output folder that is not empty
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: cli::OutputFlags,
     #[command(flatten)]
     common: cli::Common<cli::HostFlags>,
 }
@@ -84,13 +80,12 @@ fn merge(flags: Flags) -> cli::Result<Merged> {
     let options = MergeOptions { base, kind: (flags.dtype != cli::AUTO).then_some(kind) };
     let inputs: Vec<_> =
         std::iter::once(&flags.common.model).chain(&flags.adapter).map(PathBuf::as_path).collect();
-    cli::refuse_inputs(&flags.output, &inputs)?;
-    let merged = cli::write_folder(&flags.output, flags.force, |folder| {
+    let merged = flags.output.write(&inputs, |folder| {
         Ok(ferrotune::merge(&model, &adapters.iter().collect::<Vec<_>>(), &options, folder)?)
     })?;
     let ferrotune::adapters::Merged { changed, replaced, copied, dequantized } = merged;
     let trained_on =
         adapters.iter().map(|adapter| adapter.config().base_model_name_or_path.clone()).collect();
     let base = ferrotune::merge_base(&model, base);
-    Ok(Merged { output: flags.output, base, trained_on, changed, replaced, copied, dequantized })
+    Ok(Merged { output: flags.output.output, base, trained_on, changed, replaced, copied, dequantized })
 }

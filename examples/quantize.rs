@@ -26,22 +26,13 @@ struct Flags {
     #[arg(long = "type", value_name = "TYPE", default_value = "nf4",
           value_parser = cli::words(&[("nf4", Codebook::Nf4), ("fp4", Codebook::Fp4)]))]
     codebook: Codebook,
-    /// Keeps the scales in 8 bits: 4.127 bits a weight in blocks of 64, instead of 4.5
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true",
-          action = clap::ArgAction::Set)]
-    double_quant: bool,
-    /// Weights that share a scale: a power of two from 32 to 4096
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    block_size: usize,
+    #[command(flatten)]
+    blocks: cli::BlockFlags,
     /// Begins a new file beyond this size, such as 2GB; 5 GB where absent
     #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
     max_shard_size: Option<u64>,
-    /// Folder to write, complete or not at all
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
-    /// Replaces an output folder that is not empty
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: cli::OutputFlags,
     #[command(flatten)]
     common: cli::Common<cli::HostFlags>,
 }
@@ -84,19 +75,14 @@ fn main() -> ExitCode {
 }
 
 fn quantize(flags: Flags) -> cli::Result<Summary> {
-    let settings = Quantization {
-        codebook: flags.codebook,
-        block_size: BlockSize::new(flags.block_size)?,
-        double_quantization: flags.double_quant,
-    };
+    let settings = flags.blocks.quantization(flags.codebook)?;
     let model = AutoCausalLm::open(&flags.common.model)?;
     flags.common.compute.resolve(cli::AUTO)?;
-    cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
-    let done = cli::write_folder(&flags.output, flags.force, |folder| {
+    let done = flags.output.write(&[&flags.common.model], |folder| {
         Ok(ferrotune::quantize(&model, &settings, flags.max_shard_size, folder)?)
     })?;
     say_blocks_across_rows(&model, &settings, &done);
-    Ok(summary(flags.output, done))
+    Ok(summary(flags.output.output, done))
 }
 
 /// Says what bitsandbytes cannot decode everywhere, and what could be done.

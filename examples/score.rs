@@ -44,8 +44,8 @@ struct Flags {
     #[arg(long, requires = "logits")]
     force: bool,
     /// Ids in a batch, padding included
-    #[arg(long, default_value_t = 4096)]
-    batch_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
+    batch_tokens: u64,
     #[command(flatten)]
     common: cli::Common,
     #[command(flatten)]
@@ -104,8 +104,9 @@ fn score(flags: Flags) -> cli::Result<Scores> {
     };
     check(&requests, model.as_ref())?;
     let rows: Vec<_> = requests.iter().map(|request| (request.ids.clone(), request.scored.clone())).collect();
-    let likelihoods =
-        ScoredModel::new(model.as_ref(), &()).with_batch_tokens(flags.batch_tokens).score_ids(&rows)?;
+    let likelihoods = ScoredModel::new(model.as_ref(), &())
+        .with_batch_tokens(usize::try_from(flags.batch_tokens)?)
+        .score_ids(&rows)?;
     let tokens: usize = likelihoods.iter().map(|likelihood| likelihood.tokens).sum();
     if tokens == 0 {
         return Err("there is no token to score; each row needs at least one after its first id".into());

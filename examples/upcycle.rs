@@ -22,12 +22,8 @@ struct Flags {
     /// Experts that a token is sent to
     #[arg(long, value_name = "K", default_value_t = 2, allow_negative_numbers = true)]
     top_k: i64,
-    /// Folder to write, complete or not at all
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
-    /// Replaces an output folder that is not empty
-    #[arg(long)]
-    force: bool,
+    #[command(flatten)]
+    output: cli::OutputFlags,
 }
 
 /// The last line of standard output.
@@ -46,12 +42,11 @@ fn main() -> ExitCode {
 fn upcycle(flags: Flags) -> cli::Result<Grown> {
     let dense = AutoCausalLm::open(&flags.common.model)?;
     flags.common.compute.resolve()?;
-    cli::refuse_inputs(&flags.output, &[&flags.common.model])?;
     let plan = Upcycle { experts: flags.experts, top_k: flags.top_k, seed: flags.common.compute.seed };
-    let (parameters, active_parameters) = cli::write_folder(&flags.output, flags.force, |folder| {
+    let (parameters, active_parameters) = flags.output.write(&[&flags.common.model], |folder| {
         ferrotune::upcycle(&dense, &plan, folder)?;
         copy_companions(dense.folder(), folder)?;
         Ok(AutoCausalLm::open(folder)?.parameters())
     })?;
-    Ok(Grown { output: flags.output, parameters, active_parameters })
+    Ok(Grown { output: flags.output.output, parameters, active_parameters })
 }

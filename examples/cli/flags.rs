@@ -11,7 +11,7 @@ use clap::{
 };
 use ferrotune::{
     Adapted, AutoCausalLm, BaseConfig, Compute, Error, LoadOptions, Quantize, Start, adapt,
-    adapters::{AdapterWeights, Census},
+    adapters::{AdapterWeights, BlockSize, Census, Codebook, Quantization},
     check_base,
     core::Tokenize as _,
     data::Tokenizer,
@@ -203,6 +203,16 @@ pub(crate) const FORMATS: [(&str, Quantize); 3] =
     [("none", Quantize::None), ("nf4", Quantize::Nf4), ("fp4", Quantize::Fp4)];
 
 impl BlockFlags {
+    /// How weights are put into 4 bits of a kind.
+    pub(crate) fn quantization(self, codebook: Codebook) -> Result<Quantization> {
+        let usual = Quantization::default();
+        Ok(Quantization {
+            codebook,
+            block_size: self.block_size.map(BlockSize::new).transpose()?.unwrap_or(usual.block_size),
+            double_quantization: self.double_quant.unwrap_or(usual.double_quantization),
+        })
+    }
+
     /// The base that these flags and the format that `flag` named describe.
     ///
     /// # Errors
@@ -240,9 +250,18 @@ impl BaseFlags {
     }
 }
 
+/// What a request is written in, in training and when it is answered.
+pub(crate) const TEMPLATES: [(&str, ModelTemplate); 2] =
+    [("study", ModelTemplate::Study), ("chat", ModelTemplate::Chat)];
+
 /// Says what is in 4 bits and what is not.
 pub(crate) fn say_census(census: &Census) {
     census.tallies().iter().for_each(|tally| super::say(&tally.to_string()));
+}
+
+/// The sentence encoder where `cargo xtask setup` puts it, if it is there.
+pub(crate) fn usual_embedder() -> Option<PathBuf> {
+    Some(PathBuf::from(".models/all-minilm-l6-v2")).filter(|folder| folder.is_dir())
 }
 
 /// The tokenizer of a model folder, which must not have more ids than the model.
@@ -250,10 +269,6 @@ pub(crate) fn tokenizer(folder: &AutoCausalLm) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_folder(folder.folder())?;
     let (ids, model) = (tokenizer.vocabulary_size(), folder.vocabulary_size());
     if ids as i64 > model {
-/// What a request is written in, in training and when it is answered.
-pub(crate) const TEMPLATES: [(&str, ModelTemplate); 2] =
-    [("study", ModelTemplate::Study), ("chat", ModelTemplate::Chat)];
-
         return Err(
             Error::VocabularyMismatch { folder: folder.folder().to_owned(), tokenizer: ids, model }.into()
         );

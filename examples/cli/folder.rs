@@ -7,22 +7,39 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Args;
 use ferrotune::Error;
 
 use super::Result;
 
+/// Where a program writes a folder.
+#[derive(Args, Debug)]
+pub(crate) struct OutputFlags {
+    /// Folder to write, complete or not at all
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// Replaces an output folder that is not empty
+    #[arg(long)]
+    force: bool,
+}
+
+impl OutputFlags {
+    /// Has the folder filled by [`write_folder`], unless that is, or holds, one of the folders that are read.
+    pub(crate) fn write<T>(&self, inputs: &[&Path], fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        refuse_inputs(&self.output, inputs)?;
+        write_folder(&self.output, self.force, fill)
+    }
+}
+
 /// Fills a new folder: `fill` writes beside it, and a rename puts everything in place.
 ///
 /// A folder that holds something is replaced only if `force` is set, and only once the new one is complete.
-pub(crate) fn write_folder<T>(
-    folder: &Path,
-    force: bool,
-    fill: impl FnOnce(&Path) -> Result<T>,
-) -> Result<T> {
+fn write_folder<T>(folder: &Path, force: bool, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     if folder.is_file() {
         let folder = folder.display();
         return Err(format!("`{folder}` is a file, expected a folder to write; choose another name").into());
     }
+    refuse_a_broken_link(folder)?;
     if force {
         refuse_to_replace(folder)?
     } else {
@@ -31,25 +48,45 @@ pub(crate) fn write_folder<T>(
     let folder = &folder.canonicalize().unwrap_or_else(|_| folder.to_owned()); // a link stays where it is
     let (stage, former) = (beside(folder, ".incomplete"), beside(folder, ".former"));
     remove(&stage)?;
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(on(parent))?;
-    }
-    fs::create_dir(&stage).map_err(on(&stage))?;
-    let filled = fill(&stage).and_then(|filled| {
-        put_on_disk(&stage).map_err(on(&stage))?;
+    let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+    let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
+    let filled = fill_stage(&stage, fill).and_then(|filled| {
         if folder.exists() {
             remove(&former)?;
             fs::rename(folder, &former).map_err(on(folder))?;
         }
-        fs::rename(&stage, folder).map_err(on(folder))?;
+        if let Err(problem) = fs::rename(&stage, folder) {
+            let _ = fs::rename(&former, folder); // what was there is there again
+            return Err(on(folder)(problem).into());
+        }
         remove(&former)?;
         Ok(filled)
     });
     if filled.is_err() {
-        // The error that matters is the first.
+        // The error that matters is the first. Of the folders above, only what is empty goes.
         let _ = fs::remove_dir_all(&stage);
+        missing.into_iter().for_each(|above| drop(fs::remove_dir(above)));
     }
     filled
+}
+
+/// Makes a folder, has it filled, and sees everything in it onto the disk.
+fn fill_stage<T>(stage: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    fs::create_dir_all(stage).map_err(on(stage))?;
+    let filled = fill(stage)?;
+    put_on_disk(stage).map_err(on(stage))?;
+    Ok(filled)
+}
+
+/// Refuses a link that leads nowhere: no folder can take its place, and which one it should lead to is not known here.
+pub(crate) fn refuse_a_broken_link(folder: &Path) -> Result<()> {
+    if !folder.is_symlink() || folder.exists() {
+        return Ok(());
+    }
+    let (link, target) = (folder.display(), fs::read_link(folder).map_err(on(folder))?);
+    let target = target.display();
+    Err(format!("`{link}` is a link that leads nowhere (to `{target}`); make that folder, or choose another")
+        .into())
 }
 
 /// Refuses a folder that holds something.
@@ -72,10 +109,10 @@ pub(crate) fn refuse_to_fill(folder: &Path) -> Result<()> {
 /// What the folders that these programs write hold, one or the other.
 const WRITTEN: [&str; 2] = ["config.json", "adapter_config.json"];
 
-/// Whether a file is one of a model or an adapter: weights, settings, tokenizers, chat templates.
+/// Whether a file is one of a model or an adapter: weights, settings, tokenizers, chat templates, model cards.
 fn belongs(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default();
-    let by_name = name == "merges.txt" || name == "vocab.txt";
+    let by_name = ["merges.txt", "vocab.txt", "README.md"].iter().any(|written| name == *written);
     let kind = file.extension().is_some_and(|kind| {
         ["json", "safetensors", "model", "jinja"].iter().any(|written| kind == OsStr::new(written))
     });
@@ -140,31 +177,47 @@ pub(crate) fn refuse_inputs(output: &Path, inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to write a file that is read, or that lies in a folder that is read; a file that is there is replaced only if `force` is set.
+/// Refuses, before anything is computed, to write a file that is read, that lies in a folder that is read, or that cannot be
+/// written; one that is there is replaced only if `force` is set.
 pub(crate) fn refuse_to_write_over(file: &Path, read: &[&Path], flag: &str, force: bool) -> Result<()> {
     let name = file.display();
-    // A file that is not there yet has no canonical path, its folder has.
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let there = file
-        .canonicalize()
-        .or_else(|_| Ok(parent.canonicalize()?.join(file.file_name().unwrap_or_default())));
-    let there = there.map_err(on(parent))?;
-    if read.iter().any(|read| read.canonicalize().is_ok_and(|read| there.starts_with(read))) {
+    let folder = folder_of(file);
+    if !folder.is_dir() {
+        return Err(
+            format!("`{name}` cannot be written: the folder `{}` does not exist", folder.display()).into()
+        );
+    }
+    if file.is_dir() {
+        return Err(format!("`{name}` is a folder; name a file for {flag}").into());
+    }
+    let there = resolved(file);
+    if read.iter().any(|read| there.starts_with(resolved(read))) {
         return Err(
             format!("`{name}` is read, or lies in a folder that is; choose another for {flag}").into()
         );
     }
-    if there.is_dir() {
-        return Err(
-            format!("`{name}` is a folder, expected a file to write; choose another for {flag}").into()
-        );
-    }
-    if there.exists() && !force {
+    if file.exists() && !force {
         return Err(
             format!("`{name}` is there already; choose another file, or replace it with --force").into()
         );
     }
-    Ok(())
+    // A full disk is another matter; what can be known of writing is known now.
+    let trial = beside(file, &format!(".{}", std::process::id()));
+    Ok(fs::write(&trial, "").and_then(|()| fs::remove_file(&trial)).map_err(on(file))?)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A path without links, also of a file that is not there yet.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(whole) = path.canonicalize() {
+        return whole;
+    }
+    let folder = folder_of(path);
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
 }
 
 /// Writes a file under a temporary name beside it, which is then renamed.

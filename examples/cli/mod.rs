@@ -10,7 +10,11 @@ mod flag_file;
 mod flags;
 mod folder;
 
-use std::{error::Error, io, io::Write as _, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -18,9 +22,11 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use ferrotune::core::BoxError;
 pub(crate) use flags::{
     AUTO, BASE_HEADING, BaseFlags, BlockFlags, Common, ComputeFlags, DTYPES, FORMATS, HostFlags, NamedFolder,
-    OtherBase, bytes, is_pattern, load, names, say_census, seconds_since, tokenizer, words,
+    OtherBase, TEMPLATES, bytes, load, names, say_census, seconds_since, tokenizer, usual_embedder, words,
 };
-pub(crate) use folder::{refuse_inputs, refuse_to_fill, refuse_to_write_over, write_file, write_folder};
+pub(crate) use folder::{
+    OutputFlags, refuse_a_broken_link, refuse_inputs, refuse_to_fill, refuse_to_write_over, write_file,
+};
 
 /// What an example's work gives.
 pub(crate) type Result<T> = std::result::Result<T, BoxError>;
@@ -36,7 +42,9 @@ pub(crate) fn run<F: clap::Parser, S: Serialize>(work: impl FnOnce(F) -> Result<
 /// Does the work of an example whose flags are parsed: its result becomes the last line of standard output.
 pub(crate) fn finish<S: Serialize>(work: impl FnOnce() -> Result<S>) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // In a file or a pipe, colours are characters in the way.
+    let ansi = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
     let printed = work().and_then(|result| {
         let line = serde_json::to_string(&result)?;
         let mut out = io::stdout().lock();

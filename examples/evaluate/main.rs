@@ -112,17 +112,6 @@ fn evaluate(flags: Flags, unmeasured: &mut Vec<String>) -> cli::Result<Evaluated
 
 /// Before anything is computed, rather than after.
 fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
-    let shown = samples.display();
-    let folder = samples.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(
-            format!("`{shown}` cannot be written: the folder `{}` does not exist", folder.display()).into()
-        );
-    }
-    if samples.is_dir() {
-        return Err(format!("`{shown}` is a folder; name a file for --samples").into());
-    }
-    let there = resolved(samples);
     let Flags { pairs, rescore, baseline, config, model, helpers, judge, .. } = flags;
     let read = [
         pairs,
@@ -140,39 +129,8 @@ fn refuse_to_replace(samples: &Path, flags: &Flags) -> cli::Result<()> {
         &judge.judge_replies,
         &judge.judge_cache,
     ];
-    let holds = |input: &PathBuf| there.starts_with(resolved(input));
-    if read.into_iter().flatten().any(holds) {
-        return Err(
-            format!("`{shown}` is read, or lies in a folder that is; choose another for --samples").into()
-        );
-    }
-    if samples.exists() && !flags.force {
-        return Err(
-            format!("`{shown}` is there already; choose another file, or replace it with --force").into()
-        );
-    }
-    // A full disk is another matter; what can be known of writing is known now.
-    let trial = tempfile_beside(samples);
-    std::fs::write(&trial, "")
-        .and_then(|()| std::fs::remove_file(&trial))
-        .map_err(|source| ferrotune::Error::Io { path: samples.to_owned(), source }.into())
-}
-
-/// A path without links, also of a file that is not there yet.
-fn resolved(path: &Path) -> PathBuf {
-    if let Ok(whole) = path.canonicalize() {
-        return whole;
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
-}
-
-/// A name in the same folder that nobody has.
-fn tempfile_beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    path.with_file_name(name)
+    let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+    cli::refuse_to_write_over(samples, &read, "--samples", flags.force)
 }
 
 /// A record as a line of prose.

@@ -1,23 +1,15 @@
 //! The metrics that were asked for, with the encoders, dictionaries and judge that they need.
 
-use std::path::PathBuf;
-
 use ferrotune::{MetricTools, Metrics};
 
-use crate::{
-    cli,
-    flags::{Flags, HelperFlags},
-};
-
-/// Where `cargo xtask setup` puts the sentence encoder.
-const USUAL_EMBEDDER: &str = ".models/all-minilm-l6-v2";
+use crate::{cli, flags::Flags};
 
 /// Opens what the metrics need, and nothing else; whatever is lacking is an error.
 pub(crate) fn open(flags: &Flags) -> cli::Result<Metrics> {
     refuse_what_changes_nothing(flags)?;
     let helpers = &flags.helpers;
     let tools = MetricTools {
-        embedder: embedder(helpers),
+        embedder: helpers.embedder.clone().or_else(cli::usual_embedder),
         bert_score_layer: helpers.bert_score_layer,
         wordnet: helpers.wordnet.clone(),
         paraphrases: helpers.paraphrases.clone(),
@@ -74,9 +66,4 @@ fn cannot_measure(metric: &str, reason: &str) -> String {
         _ => "",
     };
     format!("`{metric}` cannot be measured: {reason}{remedy}")
-}
-
-fn embedder(helpers: &HelperFlags) -> Option<PathBuf> {
-    let usual = || Some(PathBuf::from(USUAL_EMBEDDER)).filter(|folder| folder.is_dir());
-    helpers.embedder.clone().or_else(usual)
 }

@@ -19,11 +19,8 @@ use crate::cli;
 /// `log.jsonl`, TensorBoard files in `runs`, and `summary.json`. Defaults are those of the study that Ferrotune
 /// reproduces. Everything is read and checked before the output folder is touched.
 #[derive(Debug, Parser)]
+#[command(next_help_heading = "Run")]
 pub(crate) struct Flags {
-    #[command(flatten)]
-    pub(crate) common: cli::Common,
-    #[command(flatten)]
-    pub(crate) base: cli::BaseFlags,
     /// PEFT folder of an adapter to train further, with its own settings, instead of a new one
     #[arg(long, value_name = "DIR", conflicts_with_all = ADAPTER_FLAGS)]
     pub(crate) adapter: Option<PathBuf>,
@@ -38,6 +35,10 @@ pub(crate) struct Flags {
     /// Begins anew over a run in the output folder
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) common: cli::Common,
+    #[command(flatten)]
+    pub(crate) base: cli::BaseFlags,
     #[command(flatten)]
     pub(crate) data: DataFlags,
     #[command(flatten)]
@@ -73,10 +74,10 @@ pub(crate) struct DataFlags {
     /// What the columns mean; `auto` tells it from their names
     #[arg(long, default_value = "auto", value_parser = cli::words(&FORMATS))]
     format: Format,
-    /// Makes a bad record an error instead of dropping and counting it
     /// What records are written in: the template of the study, or the checkpoint's own chat template, for instruct checkpoints
     #[arg(long, default_value = "study", value_parser = cli::words(&cli::TEMPLATES))]
     pub(crate) template: ModelTemplate,
+    /// Makes a bad record an error instead of dropping and counting it
     #[arg(long)]
     strict: bool,
     /// Part of the records that validates, dealt by the seed

@@ -57,6 +57,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     let training = flags.training()?;
     let lora = flags.lora()?;
     let base_config = flags.base.config()?;
+    cli::refuse_a_broken_link(&flags.output)?;
     if flags.existing() == Existing::Refuse {
         refuse_a_run(&flags.output)?;
     }
@@ -69,8 +70,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
 
     let base = AutoCausalLm::open(&flags.common.model)?;
     let tokenizer = cli::tokenizer(&base)?;
-    let further = flags.adapter.as_deref().map(|folder| flags.other.open(folder, &base)).transpose()?;
     let template = flags.data.template.open(base.folder())?;
+    let further = flags.adapter.as_deref().map(|folder| flags.other.open(folder, &base)).transpose()?;
     if let Some(further) = &further {
         check_base(&base, further)?; // before data are read
     }
@@ -132,8 +133,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         ));
     }
     let mut identity = identity(&flags, &lora, &base_config, kind)?;
-    identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     identity.insert("--template".to_owned(), template.key());
+    identity.insert("the base's config.json".to_owned(), digest::of_bytes(base.config_text().as_bytes()));
     // The adapter's first values come from this generator, so a resumed run builds the same model.
     generator::seed(Device::Cpu, training.seed)?;
     let options = LoadOptions {
@@ -185,8 +186,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
             total_parameters: base.parameters().0 + finished.summary.trainable_parameters,
             training: finished.summary,
             output: flags.output.clone(),
-            train_records: parts.train.len(),
             template: TemplateResults::of(&template),
+            train_records: parts.train.len(),
             eval_records: parts.validation.len(),
             data,
         },

@@ -29,7 +29,7 @@ fn bad_adapters_are_refused_as_documented() {
     check(
         "merging an adapter for another base",
         |_| {},
-        "merge --model mixtral --adapter adapter --output out --device cpu",
+        "merge --model mixtral --adapter adapter --output new/below/out --device cpu",
     );
     check(
         "an adapter of another kind",
@@ -81,4 +81,14 @@ fn an_adapter_goes_onto_another_base_of_the_same_shapes_only_when_asked() {
     let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
     assert_eq!(config["base_model_name_or_path"], "other");
     place.succeed("merge --model other --adapter out --allow-other-base --output merged --device cpu");
+}
+
+#[test]
+fn warnings_that_go_into_a_file_are_plain_text() {
+    let place = Place::new();
+    place.edit("adapter/adapter_config.json", json!({ "a_field_of_tomorrow": 1 }));
+    let output = place.run("score --model model --adapter adapter --ids ids.json --device cpu");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("an unknown field is kept and has no effect"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
 }

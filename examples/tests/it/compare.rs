@@ -65,6 +65,23 @@ fn a_dry_run_says_what_the_study_then_asks() {
 }
 
 #[test]
+fn a_benchmark_in_two_variants_has_a_value_for_each() {
+    let place = Place::new();
+    place.write("gsm8k.jsonl", "{\"question\": \"add 1 2\", \"answer\": \"1 2 3\\n#### 3\"}\n");
+    let task = |variant: &str| {
+        format!(
+            "[[evaluation.tasks]]\nname = \"gsm8k:{variant}\"\ndata = \"gsm8k.jsonl\"\nshots = 0\nany_row_count = true\n\
+             max_new_tokens = 2\n"
+        )
+    };
+    study(&place, &format!("metrics = \"exact_match\"\n{}{}", task("lm-eval"), task("lm-eval-cot-zeroshot")));
+    let printed = place.succeed(COMPARE);
+    let benchmarks = printed["tables"]["Tiny"]["base_benchmarks"].as_object().expect("benchmarks");
+    let own = benchmarks.keys().filter(|name| name.starts_with("gsm8k: ")).count();
+    assert_eq!(own, 2, "{benchmarks:?}");
+}
+
+#[test]
 fn studies_that_cannot_be_run_are_refused_before_anything_is_written() {
     let case = |input: &str, evaluation: &str| {
         check(
@@ -76,6 +93,14 @@ fn studies_that_cannot_be_run_are_refused_before_anything_is_written() {
             COMPARE,
         );
     };
+    check(
+        "a study into a folder that holds something",
+        |place| {
+            study(place, "metrics = \"exact_match\"");
+            place.write("out/notes.txt", "mine");
+        },
+        COMPARE,
+    );
     case("a study with an unknown key", "metric = \"bleu\"");
     case("a study with an unknown metric", "metrics = \"blue\"");
     case("a study's judge that is not named", "metrics = \"gpt4_score\"\n[evaluation.judge]\n");

@@ -43,6 +43,7 @@ fn a_word_of_yes_or_no_may_stand_alone_in_a_line_and_is_one_in_a_file() {
     let plain = bytes("quantize --model model --output plain --double-quant false");
     let nested = bytes("quantize --model model --double-quant --output alone");
     assert_ne!(nested, plain);
+    assert_eq!(bytes("quantize --model model --output usual"), nested, "as everywhere else");
     place.write("flags.toml", "double-quant = true\n");
     assert_eq!(bytes("quantize --model model --config flags.toml --output file"), nested);
 }
@@ -79,8 +80,8 @@ fn bad_settings_are_refused_as_documented() {
     check("a learning rate that is not a number", |_| {}, &finetune("--learning-rate NaN"));
     check("a rank of 0", |_| {}, &finetune("--rank 0"));
     check("a dropout above 1", |_| {}, &finetune("--dropout 1.5"));
-    check("a batch size of 0", |_| {}, &finetune("--batch-size 0"));
     check("a chat template that a checkpoint lacks", |_| {}, &finetune("--template chat"));
+    check("a batch size of 0", |_| {}, &finetune("--batch-size 0"));
     check("an evaluation fraction of 1", |_| {}, &finetune("--eval-fraction 1"));
     check("a target that matches nothing", |_| {}, &finetune("--target-modules q_prj"));
     check("an unknown flag", |_| {}, &finetune("--lora-rank 8"));

@@ -52,6 +52,11 @@ impl Place {
         self.write(name, value.to_string());
     }
 
+    /// Makes a link of which nothing is known but its text.
+    pub(crate) fn link(&self, name: &str, target: &str) {
+        std::os::unix::fs::symlink(target, self.path(name)).expect("a link");
+    }
+
     pub(crate) fn remove(&self, name: &str) {
         fs::remove_file(self.path(name)).expect("a removed file");
     }
@@ -125,7 +130,9 @@ impl Place {
         fn walk(folder: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for entry in fs::read_dir(folder).expect("a folder") {
                 let path = entry.expect("an entry").path();
-                if path.is_dir() {
+                if let Ok(target) = fs::read_link(&path) {
+                    into.insert(path, target.into_os_string().into_encoded_bytes());
+                } else if path.is_dir() {
                     walk(&path, into);
                     into.insert(path, Vec::new());
                 } else {

@@ -69,6 +69,7 @@ fn texts_and_ids_that_cannot_be_scored_are_refused_as_documented() {
         |place| place.fill_embedding("a", 1e30),
         "score --model model --texts texts.jsonl --device cpu --dtype f16",
     );
+    check("a batch of no ids", |_| {}, &format!("{SCORE} --batch-tokens 0"));
     check("an unknown device", |_| {}, "score --model model --ids ids.json --device gpu");
     check(
         "an unknown key in the file of flags",

@@ -37,7 +37,7 @@ fn good_input_goes_the_whole_way() {
         "two steps change the loss: {adapted} {base}"
     );
     assert_eq!(base["rows"][0]["id"], "first");
-    let four = place.succeed("quantize --model model --double-quant --output four --device cpu");
+    let four = place.succeed("quantize --model model --output four --device cpu");
     assert!(four["bytes_after"].as_u64() < four["bytes_before"].as_u64(), "{four}");
     assert!((0.05..0.15).contains(&four["relative_error"].as_f64().expect("an error")), "{four}");
     let quantized = place.succeed("score --model four --texts texts.jsonl --device cpu");

@@ -2,8 +2,8 @@
 
 The folders are inputs here. The example `quantize` writes them, and a test holds that it still writes these bytes:
 
-    quantize --model models/llama-gqa --double-quant --output ours/llama-gqa-nf4
-    quantize --model models/llama-bf16 --type fp4 --block-size 32 --max-shard-size 8kB --output ours/llama-bf16-fp4
+    quantize --model models/llama-gqa --output ours/llama-gqa-nf4
+    quantize --model models/llama-bf16 --type fp4 --block-size 32 --double-quant false --max-shard-size 8kB --output ours/llama-bf16-fp4
 """
 
 import bitsandbytes as bnb
