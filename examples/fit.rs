@@ -61,6 +61,7 @@ struct RunFlags {
     #[arg(long, default_value = "cuda", value_parser = cli::words(&DEVICES))]
     device: Device,
     /// Type of dense weights and of activations; `auto` is f32 on a CPU and bf16 on CUDA
+    // Spelt out, since clap would take a plain `Option` for a flag that may be absent; here it is what `auto` means.
     #[arg(long, default_value = "auto", value_parser = cli::words(&KINDS))]
     dtype: std::option::Option<Kind>,
     /// Records per micro-batch

@@ -51,10 +51,13 @@ fn what_was_trained_in_a_checkpoints_own_template_answers_in_it() {
     let tokens = |summary: &serde_json::Value| summary["data"][0]["tokens"].as_u64();
     assert_eq!(tokens(&chat), Some(20 * 9));
     assert!(tokens(&study) > tokens(&chat), "{study}");
-    let answer = place.succeed(
-        "generate --model model --adapter out --chat --template chat --prompt add --max-new-tokens 5 --device cpu",
-    );
-    assert_eq!(answer["continuations"], json!([{ "text": " a b", "tokens": 2, "ended": true }]), "{answer}");
+    let answer = |template: &str| {
+        let line = "generate --model model --adapter out --chat --prompt add --max-new-tokens 5 --device cpu";
+        place.succeed(&format!("{line} --template {template}"))["continuations"].clone()
+    };
+    let learnt = json!([{ "text": " a b", "tokens": 2, "ended": true }]);
+    assert_eq!(answer("chat"), learnt);
+    assert_ne!(answer("study"), learnt, "another template is another question");
     check(
         "resuming in another template",
         |place| {
