@@ -64,6 +64,8 @@ impl AdapterWeights {
     /// *Flat to per expert.* Block-diagonal B's are taken apart into their blocks; others give each matrix the whole A and
     /// its rows of B, at the same rank.
     ///
+    /// One that took a part out of its base when it began comes out as a [`plain`](Self::plain) one.
+    ///
     /// There and back is the same to the last bit from either side, but for matrices that share their A and whose B's are zero
     /// outside the blocks, as all-zero ones are: these come back at a part of their rank, with the same product.
     ///

@@ -77,6 +77,14 @@ fn adapters(model: &Model) -> Vec<(String, AdapterWeights, ExpertLayout)> {
         ),
         (ExpertLayout::PerExpert, LoraConfig { target_modules: list(&["w2", "lm_head"]), ..base.clone() }),
         (
+            ExpertLayout::PerExpert,
+            LoraConfig {
+                target_modules: list(&["w1", "w2", "w3"]),
+                init_lora_weights: Init::Olora,
+                ..base.clone()
+            },
+        ),
+        (
             ExpertLayout::Flat,
             LoraConfig {
                 target_modules: list(&["q_proj"]),
@@ -110,6 +118,7 @@ fn there_and_back_is_the_same_to_the_last_bit_and_gives_the_same_logits() {
         let other = if layout == ExpertLayout::Flat { ExpertLayout::PerExpert } else { ExpertLayout::Flat };
         assert_same_tensors(&converted(&model, &adapter, layout), &adapter);
         let there = converted(&model, &adapter, other);
+        assert_eq!(there.trained(), there.config(), "{name}: a plain one");
         let flat_keys = there.tensors().keys().filter(|name| name.contains("mlp.experts")).count();
         assert_eq!(flat_keys == 0, other == ExpertLayout::PerExpert, "{name}");
         let back = converted(&model, &there, layout);
