@@ -36,6 +36,7 @@ mod metric;
 mod ngram;
 mod pairs;
 mod porter;
+mod problem;
 mod python_text;
 mod record;
 mod registry;
@@ -61,7 +62,7 @@ pub mod similarity;
 pub mod statistics;
 pub mod task;
 
-pub use error::{Error, LineProblem, Result, TaskDataProblem};
+pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_until_failure};
 pub use metric::{
     Evidence, Failure, FailureKind, Judged, Measurement, Metric, Refusal, SampleScore, Transcript,
@@ -69,6 +70,7 @@ pub use metric::{
 };
 pub use pairs::{OnFailure, Pair, PairFile, Rejection, read_pairs};
 pub use porter::porter_stem;
+pub use problem::{LineProblem, TaskDataProblem};
 pub use record::{Dataset, IMPLEMENTATION_VERSION, JudgeInfo, Model, Record, Run};
 pub use registry::Registry;
 pub use samples::{

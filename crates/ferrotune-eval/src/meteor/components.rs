@@ -1,6 +1,6 @@
 //! Groups of words that match each other, and what can be ruled out about them without losing the best alignment.
 
-use super::{Match, ModuleWeights, alignment::is_set};
+use super::{Match, ModuleWeights, search::is_set};
 
 /// The words of both sides, grouped by whether matches connect them.
 #[derive(Debug)]

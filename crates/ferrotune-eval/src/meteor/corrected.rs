@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     Alignment, Lexicon, Match, MeteorConfig, Module, ModuleWeights, WordNet,
-    alignment::{BEAM, best},
+    search::{BEAM, best},
     with_weights,
 };
 use crate::{Error, Measurement, Metric, Pair, Result, SampleScore, porter_stem, python_text};

@@ -13,6 +13,7 @@ mod components;
 mod corrected;
 mod greedy;
 mod paraphrases;
+mod search;
 mod wordnet;
 
 use std::sync::Arc;
