@@ -7,8 +7,8 @@
 //! The pairs are 9,990 Alpaca outputs with every seventh word dropped (999, ten times), made from
 //! `data/alpaca-999.json` in the folder that `FERROTUNE_SHARED` names (else `../shared` beside the workspace), or the
 //! JSONL file that `FERROTUNE_PAIRS` names. Both sides must find the same values, or the benchmark fails. The packages
-//! run on one thread, as they do for their users; ours on all cores, and the ratio of processor time says what that is
-//! without them. Without an interpreter that has the packages only our times are printed.
+//! run on one thread, as they do for their users; ours on all cores or as many as `RAYON_NUM_THREADS` says, and the ratio of
+//! processor time says what that is without them. Without an interpreter that has the packages only our times are printed.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 #![allow(clippy::print_stderr, reason = "a benchmark prints")]
@@ -62,8 +62,8 @@ fn main() -> Result<(), AnyError> {
             "FERROTUNE_PYTHON names no interpreter with sacrebleu and rouge-score, so there are no ratios."
         );
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("ours on {threads} threads, the packages on one; medians over {ROUNDS} rounds\n");
+    let threads = rayon::current_num_threads();
+    println!("threads: ours {threads}, the packages one; medians over {ROUNDS} rounds\n");
     println!(
         "{:<32} {:>7} {:>11} {:>11} {:>8} {:>16}",
         "", "pairs", "ours", "package", "faster", "processor time"
