@@ -171,8 +171,8 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
     }
 
     let resume = begin(&flags)?;
-    let (mut progress, mut log) = (Progress::new(), JsonLog::new(&flags.output.join("log.jsonl"))?);
-    let mut board = TensorBoard::new(&flags.output.join("runs"))?;
+    let (mut progress, mut log) = (Progress::new(), JsonLog::new(&flags.output.join("log.jsonl")));
+    let mut board = TensorBoard::new(&flags.output.join("runs"));
     let finished = trainer
         .with_output(&flags.output)
         .with_listener(&mut log)

@@ -18,8 +18,8 @@
 //! let resume = prepare_output(output, Existing::Resume)?;
 //! let plan = |_epoch: u64| Ok::<_, BoxError>((0..samples.len()).map(|position| vec![position]).collect());
 //! let held_out = |_: u64| Ok::<_, BoxError>((0..validation.len()).map(|position| vec![position]).collect());
-//! let (mut progress, mut log) = (Progress::new(), JsonLog::new(&output.join("log.jsonl"))?);
-//! let mut board = TensorBoard::new(&output.join("runs"))?;
+//! let (mut progress, mut log) = (Progress::new(), JsonLog::new(&output.join("log.jsonl")));
+//! let mut board = TensorBoard::new(&output.join("runs"));
 //! let finished = Trainer::new(TrainingConfig::default(), model, parameters, Dataset::new(samples, &plan))?
 //!     .with_validation(Dataset::new(validation, &held_out))?
 //!     .with_output(output)

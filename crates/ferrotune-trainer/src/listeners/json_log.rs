@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -25,7 +25,7 @@ use crate::{Error, Event, Listener, Result};
 #[derive(Debug)]
 pub struct JsonLog {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,28 +56,31 @@ struct Stepped {
 }
 
 impl JsonLog {
-    /// A log in a file that may exist; [`Event::Started`] cuts it back.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn new(path: &Path) -> Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        }
-        let file =
-            OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))?;
-        Ok(Self { path: path.to_owned(), file })
+    /// A log in a file that may exist: [`Event::Started`] removes that of a run that begins anew, and cuts back that of one that
+    /// goes on. The file is made with the first line.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: None }
     }
 
     /// Keeps the lines up to a step. The last line may lack its end; an interrupted process wrote it.
     fn cut_back(&mut self, step: u64) -> Result<()> {
-        let text = fs::read_to_string(&self.path).map_err(Error::io("read", &self.path))?;
+        self.file = None;
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        if step == 0 {
+            // Nothing is kept, whatever it is.
+            return match fs::remove_file(&self.path) {
+                Err(error) if !missing(&error) => Err(Error::io("remove", &self.path)(error)),
+                _ => Ok(()),
+            };
+        }
+        let text = match fs::read_to_string(&self.path) {
+            Err(error) if missing(&error) => return Ok(()),
+            text => text.map_err(Error::io("read", &self.path))?,
+        };
         let mut kept = 0;
         for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n'))
         {
-            if step == 0 {
-                break; // nothing is kept, whatever it is
-            }
             let Ok(stepped) = serde_json::from_str::<Stepped>(line) else {
                 return Err(Error::DamagedLog {
                     path: self.path.clone(),
@@ -90,14 +93,19 @@ impl JsonLog {
             }
             kept += line.len();
         }
-        self.file.set_len(kept as u64).map_err(Error::io("cut", &self.path))
+        let file = OpenOptions::new().write(true).open(&self.path);
+        file.and_then(|file| file.set_len(kept as u64)).map_err(Error::io("cut", &self.path))
     }
 
     fn write(&mut self, line: &Line) -> Result<(), BoxError> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(open(&self.path)?),
+        };
         // One write per line, so that an interrupted process leaves whole lines or one that lacks its end.
-        self.file.write_all(&text).map_err(Error::io("write", &self.path))?;
+        file.write_all(&text).map_err(Error::io("write", &self.path))?;
         Ok(())
     }
 }
@@ -120,12 +128,20 @@ impl Listener for JsonLog {
                 loss: row.eval_loss,
                 perplexity: evaluation.perplexity,
             }),
-            Event::CheckpointBegun { .. } | Event::Finished { .. } => {
-                Ok(self.file.sync_data().map_err(Error::io("write", &self.path))?)
-            }
+            Event::CheckpointBegun { .. } | Event::Finished { .. } => match &self.file {
+                Some(file) => Ok(file.sync_data().map_err(Error::io("write", &self.path))?),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))
 }
 
 #[cfg(test)]
@@ -133,16 +149,25 @@ mod tests {
     use super::{Error, JsonLog, fs};
 
     #[test]
-    fn a_damaged_log_is_refused_by_a_run_that_goes_on_and_emptied_by_one_that_begins_anew() {
+    fn a_damaged_log_is_refused_by_a_run_that_goes_on_and_removed_by_one_that_begins_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
         let text = "{\"step\":1}\nnot json\n{\"step\":3}\n";
         fs::write(&path, text).unwrap();
-        let mut log = JsonLog::new(&path).unwrap();
+        let mut log = JsonLog::new(&path);
         let error = log.cut_back(2).unwrap_err();
         assert!(matches!(&error, Error::DamagedLog { place, .. } if place == "line 2"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "nothing was cut");
+        fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"st").unwrap();
+        log.cut_back(2).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "{\"step\":1}\n{\"step\":2}\n",
+            "without the torn end"
+        );
+        log.cut_back(1).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
         log.cut_back(0).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+        assert!(!path.exists());
     }
 }

@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -24,7 +24,9 @@ use crate::{Error, Event, Listener, Result};
 #[derive(Debug)]
 pub struct TensorBoard {
     folder: PathBuf,
-    open: Option<(PathBuf, File)>,
+    /// The file that is written on, once there is one.
+    path: Option<PathBuf>,
+    file: Option<File>,
 }
 
 /// What the name of every event file contains; TensorBoard finds files by it.
@@ -61,45 +63,45 @@ struct Scalar {
 }
 
 impl TensorBoard {
-    /// Event files in a folder that may hold some; [`Event::Started`] cuts them back and goes on with the newest.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn new(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        Ok(Self { folder: folder.to_owned(), open: None })
+    /// Event files in a folder that may hold some. [`Event::Started`] removes those of a run that begins anew, and cuts back
+    /// those of one that goes on, whose newest is written on. Folder and file are made with the first scalar.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), path: None, file: None }
     }
 
     fn begin(&mut self, step: u64) -> Result<()> {
-        let mut files = fs::read_dir(&self.folder)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-            .map_err(Error::io("read", &self.folder))?;
+        let listed = |entries: fs::ReadDir| entries.map(|entry| Ok(entry?.path())).collect();
+        let mut files: Vec<PathBuf> = match fs::read_dir(&self.folder).and_then(listed) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            files => files.map_err(Error::io("read", &self.folder))?,
+        };
         files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(MARK)));
         files.sort();
         for path in &files {
-            cut_back(path, step)?;
+            match step {
+                0 => fs::remove_file(path).map_err(Error::io("remove", path))?,
+                _ => cut_back(path, step)?,
+            }
         }
-        let path = files.pop().unwrap_or_else(|| {
-            self.folder.join(format!("events.out{MARK}{:010}.ferrotune", wall_time().trunc() as u64))
-        });
-        let file =
-            OpenOptions::new().append(true).create(true).open(&path).map_err(Error::io("open", &path))?;
-        let empty = file.metadata().map_err(Error::io("read", &path))?.len() == 0;
-        self.open = Some((path, file));
-        if empty { self.write(0, Some(VERSION.to_owned()), Vec::new()) } else { Ok(()) }
+        (self.path, self.file) = (files.pop().filter(|_| step > 0), None);
+        Ok(())
     }
 
     fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         let scalar =
             |&(tag, value): &(&str, f64)| Scalar { tag: tag.to_owned(), simple_value: Some(value as f32) };
-        self.write(step, None, values.iter().map(scalar).collect())
-    }
-
-    fn write(&mut self, step: u64, file_version: Option<String>, value: Vec<Scalar>) -> Result<()> {
-        let Some((path, file)) = &mut self.open else { return Ok(()) };
-        let summary = (!value.is_empty()).then_some(Summary { value });
-        let record = Record { wall_time: wall_time(), step: step as i64, file_version, summary };
-        file.write_all(&framed(&record.encode_to_vec())).map_err(Error::io("write", path))
+        let summary = Some(Summary { value: values.iter().map(scalar).collect() });
+        let record =
+            Record { wall_time: wall_time(), step: step as i64, file_version: None, summary }.encode_to_vec();
+        let path = self.path.get_or_insert_with(|| {
+            self.folder.join(format!("events.out{MARK}{:010}.ferrotune", wall_time().trunc() as u64))
+        });
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(open(path)?),
+        };
+        file.write_all(&framed(&record)).map_err(Error::io("write", path))
     }
 }
 
@@ -124,7 +126,7 @@ impl Listener for TensorBoard {
                 )?;
             }
             Event::CheckpointBegun { .. } | Event::Finished { .. } => {
-                if let Some((path, file)) = &self.open {
+                if let (Some(path), Some(file)) = (&self.path, &self.file) {
                     file.sync_data().map_err(Error::io("write", path))?;
                 }
             }
@@ -132,6 +134,21 @@ impl Listener for TensorBoard {
         }
         Ok(())
     }
+}
+
+/// Opens an event file; a new one begins with its version.
+fn open(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    let mut file = file.map_err(Error::io("open", path))?;
+    if file.metadata().map_err(Error::io("read", path))?.len() == 0 {
+        let file_version = Some(VERSION.to_owned());
+        let record = Record { wall_time: wall_time(), step: 0, file_version, summary: None };
+        file.write_all(&framed(&record.encode_to_vec())).map_err(Error::io("write", path))?;
+    }
+    Ok(file)
 }
 
 /// Keeps the records up to a step. The last record may be incomplete; an interrupted process wrote it.
@@ -145,8 +162,7 @@ fn cut_back(path: &Path, step: u64) -> Result<()> {
             expected: "a record with a valid checksum",
         };
         let record = Record::decode(data.ok_or_else(damaged)?).map_err(|_| damaged())?;
-        // Only the version record belongs to a run that has not taken a step.
-        if record.step > step as i64 || (step == 0 && record.file_version.is_none()) {
+        if record.step > step as i64 {
             break;
         }
         kept = next;
@@ -187,4 +203,57 @@ fn masked_crc(data: &[u8]) -> u32 {
 /// Seconds since 1970.
 fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, MARK, TensorBoard, fs};
+
+    #[test]
+    fn damaged_events_are_refused_by_a_run_that_goes_on_and_removed_by_one_that_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let names = fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        let mut board = TensorBoard::new(folder.path());
+        board.begin(0).unwrap();
+        assert_eq!(names(), ["notes.txt"], "nothing is written before there is something to write");
+        board.scalars(1, &[("train/loss", 2.0)]).unwrap();
+        let written = folder.path().join(&names()[0]);
+        let mut bytes = fs::read(&written).unwrap();
+        bytes[30] ^= 1;
+        fs::write(&written, &bytes).unwrap();
+        fs::write(folder.path().join(format!("events.out{MARK}0000000001.other")), &bytes).unwrap();
+
+        let error = board.begin(1).unwrap_err();
+        assert!(matches!(&error, Error::DamagedLog { .. }), "{error}");
+        assert_eq!(fs::read(&written).unwrap(), bytes, "nothing was cut");
+        board.begin(0).unwrap();
+        assert_eq!(names(), ["notes.txt"]);
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_goes_and_those_before_it_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::new(folder.path());
+        board.scalars(1, &[("train/loss", 2.0)]).unwrap();
+        let path = board.path.clone().unwrap();
+        let first = fs::read(&path).unwrap();
+        board.scalars(2, &[("train/loss", 1.0)]).unwrap();
+        let both = fs::read(&path).unwrap();
+        for cut in [1, 7, 20] {
+            fs::write(&path, &both[..both.len() - cut]).unwrap();
+            board.begin(2).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), first);
+        }
+        fs::write(&path, &both).unwrap();
+        board.begin(1).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first, "it is of a step that is taken again");
+        board.scalars(2, &[("train/loss", 1.0)]).unwrap();
+        assert_eq!(fs::read(&path).unwrap().len(), both.len());
+    }
 }

@@ -67,8 +67,8 @@ fn child_of_the_kill_test() {
     let samples = samples(77);
     let plan = shuffled(&samples, 2);
     let (validation, held_out) = (crate::tiny::samples(6), in_order(6, 2));
-    let mut log = JsonLog::new(&folder.join("log.jsonl")).unwrap();
-    let mut board = TensorBoard::new(&folder.join("runs")).unwrap();
+    let mut log = JsonLog::new(&folder.join("log.jsonl"));
+    let mut board = TensorBoard::new(&folder.join("runs"));
     let mut steps = Steps(folder.with_extension("steps"));
     // A slow file, so that many kills fall into the middle of a checkpoint.
     let export = |folder: &Path| -> Result<(), BoxError> {

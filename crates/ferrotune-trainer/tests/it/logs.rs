@@ -2,9 +2,11 @@
 
 use std::{fs, path::Path};
 
+use ferrotune_core::BoxError;
 use ferrotune_trainer::{
-    Dataset, LogRow, Resume, Trainer, TrainingConfig,
+    Dataset, Event, Existing, Listener, LogRow, Resume, Trainer, TrainingConfig,
     listeners::{JsonLog, Progress, TensorBoard},
+    prepare_output,
 };
 use serde_json::{Value, json};
 
@@ -111,8 +113,8 @@ fn logs_hold_what_the_history_holds() {
     let (model, parameters) = Tiny::new(Twist::Auxiliary(0.1));
     let (samples, plan) = (samples(12), in_order(12, 2));
     let (validation, held_out) = (crate::tiny::samples(3), in_order(3, 2));
-    let mut log = JsonLog::new(&folder.path().join("log.jsonl")).unwrap();
-    let mut board = TensorBoard::new(&folder.path().join("runs")).unwrap();
+    let mut log = JsonLog::new(&folder.path().join("log.jsonl"));
+    let mut board = TensorBoard::new(&folder.path().join("runs"));
     let mut progress = Progress::new();
     let config = TrainingConfig { logging_steps: 2, eval_steps: Some(3), ..settings() };
     let finished = Trainer::new(config, &model, &parameters, Dataset::new(&samples, &plan))
@@ -163,40 +165,55 @@ fn logs_hold_what_the_history_holds() {
     assert_eq!(scalars(&folder.path().join("runs")), values);
 }
 
-/// A run over existing logs, whose last line and last record were being written when their process died.
 #[test]
-fn a_torn_end_is_cut_off_and_damage_before_it_is_refused() {
+fn a_run_that_begins_anew_writes_its_logs_in_place_of_any() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let run = || {
         let (model, parameters) = Tiny::new(Twist::None);
         let (samples, plan) = (samples(4), in_order(4, 2));
-        let mut log = JsonLog::new(&folder.path().join("log.jsonl"))?;
-        let mut board = TensorBoard::new(&folder.path().join("runs"))?;
+        let mut log = JsonLog::new(&folder.path().join("log.jsonl"));
+        let mut board = TensorBoard::new(&folder.path().join("runs"));
         Trainer::new(settings(), &model, &parameters, Dataset::new(&samples, &plan))?
             .with_listener(&mut log)
             .with_listener(&mut board)
             .run(Resume::No)
     };
     run().unwrap();
-    let log = folder.path().join("log.jsonl");
-    let event_file = fs::read_dir(folder.path().join("runs")).unwrap().next().unwrap().unwrap().path();
-    let (lines, values) = (fs::read(&log).unwrap(), scalars(&folder.path().join("runs")));
-    for cut in [1, 7, 20] {
-        fs::write(&log, &lines[..lines.len() - cut]).unwrap();
-        let bytes = fs::read(&event_file).unwrap();
-        fs::write(&event_file, &bytes[..bytes.len() - cut]).unwrap();
+    let (log, runs) = (folder.path().join("log.jsonl"), folder.path().join("runs"));
+    let (lines, values) = (fs::read(&log).unwrap(), scalars(&runs));
+    fs::write(runs.join("events.out.tfevents.0000000001.other"), "of a former run").unwrap();
+    for former in ["not json\n".into(), vec![0xff; 3], lines[..lines.len() - 7].to_vec(), lines.clone()] {
+        fs::write(&log, former).unwrap();
         run().unwrap();
         assert_eq!(fs::read(&log).unwrap(), lines);
-        assert_eq!(scalars(&folder.path().join("runs")), values);
+        assert_eq!(scalars(&runs), values);
+        assert_eq!(fs::read_dir(&runs).unwrap().count(), 1, "no events of a former run");
     }
-    let mut bytes = fs::read(&event_file).unwrap();
-    bytes[30] ^= 1;
-    fs::write(&event_file, &bytes).unwrap();
-    assert!(run().unwrap_err().to_string().contains("valid checksum"));
-    fs::remove_file(&event_file).unwrap();
-    // A run that begins anew keeps no line, whatever it is.
-    fs::write(&log, "not json\n").unwrap();
-    run().unwrap();
-    assert_eq!(fs::read(&log).unwrap(), lines);
+}
+
+#[test]
+fn a_run_that_fails_before_its_first_row_leaves_no_log() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (model, parameters) = Tiny::new(Twist::None);
+    let (samples, plan) = (samples(4), in_order(4, 2));
+    let mut log = JsonLog::new(&folder.path().join("log.jsonl"));
+    let mut board = TensorBoard::new(&folder.path().join("runs"));
+    struct Refuses;
+    impl Listener for Refuses {
+        fn on(&mut self, event: &Event<'_>) -> Result<(), BoxError> {
+            if matches!(event, Event::Stepped(_)) { Err("no further".into()) } else { Ok(()) }
+        }
+    }
+    Trainer::new(settings(), &model, &parameters, Dataset::new(&samples, &plan))
+        .unwrap()
+        .with_output(folder.path())
+        .with_listener(&mut log)
+        .with_listener(&mut board)
+        .with_listener(&mut Refuses)
+        .run(Resume::No)
+        .unwrap_err();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert_eq!(prepare_output(folder.path(), Existing::Refuse).unwrap(), Resume::No);
 }

@@ -49,8 +49,8 @@ fn run_in(
     let plan = shuffled(samples, config.batch_size);
     let validation = crate::tiny::samples(5);
     let held_out = crate::tiny::in_order(5, 2);
-    let mut log = JsonLog::new(&folder.join("log.jsonl"))?;
-    let mut board = TensorBoard::new(&folder.join("runs"))?;
+    let mut log = JsonLog::new(&folder.join("log.jsonl"));
+    let mut board = TensorBoard::new(&folder.join("runs"));
     Trainer::new(config, model, parameters, Dataset::new(samples, &plan))?
         .with_validation(Dataset::new(&validation, &held_out))?
         .with_output(folder)

@@ -210,8 +210,8 @@ impl Bench<'_> {
         let training_name = |position: usize| name(&parts.train_records, position);
         let validation_name = |position: usize| name(&parts.validation_records, position);
         let export = |folder: &Path| adapter.save(folder).map_err(Into::into);
-        let mut log = JsonLog::new(&run_folder.join("log.jsonl"))?;
-        let mut board = TensorBoard::new(&run_folder.join("runs"))?;
+        let mut log = JsonLog::new(&run_folder.join("log.jsonl"));
+        let mut board = TensorBoard::new(&run_folder.join("runs"));
         let training = Dataset::new(&parts.train, &plan).with_names(&training_name);
         let mut trainer = Trainer::new(config, lm, adapter.parameters(), training)?
             .with_output(run_folder)
