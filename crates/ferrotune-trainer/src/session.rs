@@ -104,16 +104,17 @@ impl<'a> Session<'a> {
 
     /// The remaining steps and the result.
     pub(crate) fn finish(mut self) -> Result<Finished> {
+        // An evaluation that failed has left a checkpoint without its row.
+        let evaluated = self.state.evaluations().next_back().map_or(0, |(step, _)| step);
+        if evaluated < self.position.step && self.is_due(self.trainer.config.eval_steps) {
+            self.evaluate()?;
+        }
         while self.position.step < self.schedule.total {
             self.enter_epoch()?;
             self.step()?;
-            let last = self.position.step == self.schedule.total;
-            let epoch_ended = self.position.batch == self.epoch.batches.len();
-            let due = |every: Option<u64>| {
-                last || every.map_or(epoch_ended, |every| self.position.step.is_multiple_of(every))
-            };
-            let (evaluate, save) = (due(self.trainer.config.eval_steps), due(self.trainer.config.save_steps));
-            if due(Some(self.trainer.config.logging_steps)) {
+            let config = &self.trainer.config;
+            let (evaluate, save) = (self.is_due(config.eval_steps), self.is_due(config.save_steps));
+            if self.is_due(Some(config.logging_steps)) {
                 self.log()?;
             }
             let evaluated = if evaluate { self.evaluate() } else { Ok(()) };
@@ -124,6 +125,13 @@ impl<'a> Session<'a> {
             evaluated?;
         }
         self.end()
+    }
+
+    /// Whether what is done every so many steps, or else after each epoch, is to be done after the present one.
+    fn is_due(&self, every: Option<u64>) -> bool {
+        let Position { step, batch, .. } = self.position;
+        let epoch_ended = batch == self.epoch.batches.len();
+        step == self.schedule.total || every.map_or(epoch_ended, |every| step.is_multiple_of(every))
     }
 
     /// Goes on with the newest checkpoint, if that is asked for and there is one.

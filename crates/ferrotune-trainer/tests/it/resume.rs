@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ferrotune_core::Sample;
+use ferrotune_core::{BoxError, Sample};
 use ferrotune_nn::{CausalLm, Parameters};
 use ferrotune_torch::SharedTensor;
 use ferrotune_trainer::{
-    Dataset, Error, Existing, Finished, LogRow, Resume, Scheduler, Trainer, TrainerState, TrainingConfig,
-    checkpoints,
+    Dataset, Error, Event, Existing, Finished, Listener, LogRow, Resume, Scheduler, Trainer, TrainerState,
+    TrainingConfig, checkpoints,
     listeners::{JsonLog, TensorBoard},
     prepare_output,
 };
@@ -42,6 +42,28 @@ fn config() -> TrainingConfig {
 fn run_in(
     folder: &Path,
     config: TrainingConfig,
+    model: (&dyn CausalLm, &Parameters),
+    samples: &[Sample],
+    resume: Resume,
+) -> Result<Finished, Error> {
+    run_until(u32::MAX, folder, config, model, samples, resume)
+}
+
+/// Fails in its validation batch of this number, counted over all evaluations from 1.
+struct FailsIn(u32);
+
+impl Listener for FailsIn {
+    fn on(&mut self, event: &Event<'_>) -> Result<(), BoxError> {
+        let Event::Evaluating { .. } = event else { return Ok(()) };
+        self.0 -= 1;
+        if self.0 == 0 { Err("a batch too many".into()) } else { Ok(()) }
+    }
+}
+
+fn run_until(
+    validation_batch: u32,
+    folder: &Path,
+    config: TrainingConfig,
     (model, parameters): (&dyn CausalLm, &Parameters),
     samples: &[Sample],
     resume: Resume,
@@ -56,6 +78,7 @@ fn run_in(
         .with_output(folder)
         .with_listener(&mut log)
         .with_listener(&mut board)
+        .with_listener(&mut FailsIn(validation_batch))
         .with_identity("base model", "tiny")
         .run(resume)
 }
@@ -142,6 +165,30 @@ fn a_rarely_routed_expert_resumes_bit_for_bit_after_any_step() {
         (Box::new(model) as Box<dyn CausalLm>, parameters)
     };
     check_every_cut(model, &samples);
+}
+
+#[test]
+fn an_evaluation_that_failed_is_made_up_for() {
+    let _alone = alone();
+    let whole = folder();
+    let (model, parameters) = Tiny::new(Twist::None);
+    let finished = run_in(whole.path(), config(), (&model, &parameters), &samples(13), Resume::No).unwrap();
+    let expected = bits(&parameters);
+    // Evaluations are after steps 2, 4, 6 and 8, of three batches each.
+    for (batch, step) in [(5, 4), (12, 8)] {
+        let broken = folder();
+        let (model, parameters) = Tiny::new(Twist::None);
+        let lm: (&dyn CausalLm, &Parameters) = (&model, &parameters);
+        let error = run_until(batch, broken.path(), config(), lm, &samples(13), Resume::No).unwrap_err();
+        assert!(matches!(error, Error::Port { .. }), "{error}");
+        assert_eq!(checkpoints(broken.path()).unwrap().pop().unwrap().0, step, "the steps are kept");
+        let (model, parameters) = Tiny::new(Twist::None);
+        let resumed =
+            run_in(broken.path(), config(), (&model, &parameters), &samples(13), Resume::Newest).unwrap();
+        assert_eq!(bits(&parameters), expected);
+        assert_eq!(history(&resumed.state), history(&finished.state), "failed after step {step}");
+        assert_eq!(resumed.summary.eval_loss, finished.summary.eval_loss);
+    }
 }
 
 /// A finished run and the message of resuming it with something else.
