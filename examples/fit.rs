@@ -162,7 +162,7 @@ fn positive(setting: &'static str, found: usize) -> cli::Result<u64> {
         return Ok(found as u64);
     }
     Err(Error::Setting {
-        setting,
+        setting: setting.into(),
         found: found.to_string(),
         expected: format!("at least 1 and at most {MOST}"),
     }

@@ -1,6 +1,6 @@
 //! The metrics that were asked for, with the encoders, dictionaries and judge that they need.
 
-use ferrotune::{MetricTools, Metrics};
+use ferrotune::{Error, MetricTools, Metrics};
 
 use crate::{cli, flags::Flags};
 
@@ -16,13 +16,26 @@ pub(crate) fn open(flags: &Flags) -> cli::Result<Metrics> {
     };
     let compute = flags.compute.resolve()?;
     let (judge, seed) = (flags.judges(), flags.compute.seed);
-    let asked = Metrics::open(&flags.metrics, &tools, &judge, seed, flags.on_failure, compute)?;
+    let asked =
+        Metrics::open(&flags.metrics, &tools, &judge, seed, flags.on_failure, compute).map_err(in_flags)?;
     for metric in &asked.metrics {
         if let Some(reason) = metric.lacking() {
             return Err(cannot_measure(&metric.outputs().join(", "), reason).into());
         }
     }
     Ok(asked)
+}
+
+/// What is wrong with a judge, with its settings spelt as flags.
+fn in_flags(error: Error) -> Error {
+    let spelt = |text: &str| text.replace("judge.embeddings_", "--embeddings-").replace("judge.", "--judge-");
+    match error {
+        Error::Setting { setting, found, expected } if setting.starts_with("judge.") => {
+            let setting = spelt(&setting).replace('_', "-").into();
+            Error::Setting { setting, found, expected: spelt(&expected) }
+        }
+        other => other,
+    }
 }
 
 /// Whether one of the metrics asked for has this in its name.

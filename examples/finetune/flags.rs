@@ -300,7 +300,7 @@ impl Flags {
         if !(0.0..1.0).contains(eval_fraction) {
             let expected = "at least 0 and below 1".to_owned();
             let found = eval_fraction.to_string();
-            return Err(ferrotune::Error::Setting { setting: "eval_fraction", found, expected }.into());
+            return Err(ferrotune::Error::Setting { setting: "eval_fraction".into(), found, expected }.into());
         }
         let (train, validation) = (1.0 - eval_fraction, *eval_fraction);
         Ok(DataConfig {

@@ -46,7 +46,7 @@ impl BaseConfig {
     /// [`Error::Setting`] for a block size that the format does not have.
     pub fn quantization(&self) -> Result<Option<Quantization>> {
         let block_size = BlockSize::new(self.block_size).map_err(|_| Error::Setting {
-            setting: "block_size",
+            setting: "block_size".into(),
             found: self.block_size.to_string(),
             expected: "32, 64, 128, 256, 512, 1024, 2048 or 4096".to_owned(),
         })?;
@@ -64,7 +64,7 @@ impl BaseConfig {
         let asked = self.quantization()?;
         if asked.is_some() && folder.quantization().is_some() {
             return Err(Error::Setting {
-                setting: "quantize",
+                setting: "quantize".into(),
                 found: self.describe(),
                 expected: format!(
                     "nothing, or none: `{}` is in 4 bits already and is kept as it is",

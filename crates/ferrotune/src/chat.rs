@@ -56,7 +56,7 @@ impl FromStr for Chat {
             "template" => Ok(Self::Template),
             "study" => Ok(Self::Study),
             other => Err(Error::Setting {
-                setting: "chat",
+                setting: "chat".into(),
                 found: format!("`{other}`"),
                 expected: "auto, none, template or study".to_owned(),
             }),
@@ -85,7 +85,7 @@ impl Chat {
                 Ok((PromptStyle::Template { template: Arc::new(template), turns }, PromptText::Markup))
             }
             (Self::Template, None) => Err(Error::Setting {
-                setting: "chat",
+                setting: "chat".into(),
                 found: format!("template, and `{}` has none", folder.display()),
                 expected: format!("a folder with {CHAT_TEMPLATE}"),
             }),

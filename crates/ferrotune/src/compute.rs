@@ -42,7 +42,7 @@ impl Compute {
             (other, _) => {
                 let (setting, expected) = ("dtype", "auto, f32, bf16 or f16");
                 return Err(Error::Setting {
-                    setting,
+                    setting: setting.into(),
                     found: other.to_owned(),
                     expected: expected.to_owned(),
                 });
@@ -51,7 +51,11 @@ impl Compute {
         if let Some(threads) = self.threads {
             if !(1..=MOST_THREADS).contains(&threads) {
                 let expected = format!("at least 1 and at most {MOST_THREADS}");
-                return Err(Error::Setting { setting: "threads", found: threads.to_string(), expected });
+                return Err(Error::Setting {
+                    setting: "threads".into(),
+                    found: threads.to_string(),
+                    expected,
+                });
             }
             tch::set_num_threads(threads as i32);
         }

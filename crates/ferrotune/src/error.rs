@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -50,7 +50,7 @@ pub enum Error {
     #[error("setting `{setting}` is {found}, expected {expected}")]
     Setting {
         /// Its name, as in files and flags.
-        setting: &'static str,
+        setting: Cow<'static, str>,
         /// Its value.
         found: String,
         /// What would be accepted.

@@ -100,8 +100,8 @@ impl Instructions {
     /// # Errors
     /// [`Error::Setting`] if no file is named, or if both ways of naming them are mixed; what reading gives.
     pub fn read(config: DataConfig) -> Result<Self> {
-        let setting = |setting, found: &str, expected: &str| Error::Setting {
-            setting,
+        let setting = |setting: &'static str, found: &str, expected: &str| Error::Setting {
+            setting: setting.into(),
             found: found.to_owned(),
             expected: expected.to_owned(),
         };
@@ -234,7 +234,7 @@ fn refuse_repeats(reports: &[FileReport]) -> Result<()> {
         if let Some(other) = reports[..index].iter().find(|other| other.sha256 == report.sha256) {
             let (first, second) = (other.path.display(), report.path.display());
             return Err(Error::Setting {
-                setting: "data",
+                setting: "data".into(),
                 found: format!("`{first}` and `{second}`, which hold the same bytes"),
                 expected:
                     "each file once, since its records would be trained on twice or trained on and measured"

@@ -58,7 +58,7 @@ impl Metrics {
         let is_given = judge.url.is_some() || judge.local.is_some() || judge.replies.is_some();
         if is_given && !(needs("gpt4_score") || needs("ragas_answer_correctness")) {
             return Err(Error::Setting {
-                setting: "judge",
+                setting: "judge".into(),
                 found: format!("given, and none of the metrics asks it ({names})"),
                 expected: "a metric such as gpt4_score or ragas_answer_correctness, or no judge".to_owned(),
             });

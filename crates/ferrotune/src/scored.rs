@@ -77,7 +77,7 @@ impl<'m, T> ScoredModel<'m, T> {
             rows.iter().enumerate().find(|(_, row)| row.0.len() != row.1.len())
         {
             return Err(Error::Setting {
-                setting: "rows",
+                setting: "rows".into(),
                 found: format!("{} marks for the {} ids of row {index}", scored.len(), ids.len()),
                 expected: "one mark for each id".to_owned(),
             });
@@ -253,7 +253,7 @@ impl<T: Tokenize> ScoredModel<'_, T> {
         ids.extend(together.iter().skip(start));
         if ids.len() == start && !request.text.is_empty() {
             return Err(Error::Setting {
-                setting: "text to score",
+                setting: "text to score".into(),
                 found: format!("{:?}, whose tokens join those of its context", request.text),
                 expected: "a text that adds a token to its context".to_owned(),
             }

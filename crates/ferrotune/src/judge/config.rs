@@ -125,7 +125,7 @@ impl FromStr for JudgeTemperature {
         if word == "none" {
             return Ok(Self::Own);
         }
-        let wrong = |_| refused("judge.temperature", format!("`{word}`"), "a number not below 0, or none");
+        let wrong = |_| refused("temperature", format!("`{word}`"), "a number not below 0, or none");
         word.parse().map(Self::At).map_err(wrong)
     }
 }
@@ -331,7 +331,7 @@ impl JudgeConfig {
 }
 
 fn refused(setting: &'static str, found: String, expected: &str) -> Error {
-    Error::Setting { setting, found, expected: expected.to_owned() }
+    Error::Setting { setting: setting.into(), found, expected: expected.to_owned() }
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl LanguageModel for Owned {
 pub(super) fn open(folder: &Path, device: Device, kind: Kind) -> Result<LocalJudge<Owned>> {
     let opened = AutoCausalLm::open(folder)?;
     let template = ChatTemplate::open(folder)?.ok_or_else(|| Error::Setting {
-        setting: "judge.local",
+        setting: "judge.local".into(),
         found: format!("`{}`, which has no chat template", folder.display()),
         expected:
             "an instruct model: a folder with chat_template.jinja, or chat_template in tokenizer_config.json"

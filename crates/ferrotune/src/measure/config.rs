@@ -62,8 +62,8 @@ impl MeasureConfig {
     /// [`Error::Setting`] for a batch of nothing, a judge that is not named, a benchmark without name or data
     /// or named twice, and what [`JudgeConfig::validate`] refuses.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |setting, found: String, expected: &str| {
-            Err(Error::Setting { setting, found, expected: expected.to_owned() })
+        let wrong = |setting: &'static str, found: String, expected: &str| {
+            Err(Error::Setting { setting: setting.into(), found, expected: expected.to_owned() })
         };
         for (setting, zero) in [
             ("evaluation.batch_tokens", self.batch_tokens == 0),
@@ -75,7 +75,7 @@ impl MeasureConfig {
             }
         }
         if let Some(judge) = &self.judge {
-            judge.validate()?;
+            judge.validate().map_err(in_a_study)?;
             let JudgeConfig { url, local, replies, embeddings_url, .. } = judge;
             if url.is_none() && local.is_none() && replies.is_none() && embeddings_url.is_none() {
                 let expected = "one of url (with model), local or replies, or no such table";
@@ -85,7 +85,7 @@ impl MeasureConfig {
                 let expected = "one of them: vectors of two encoders cannot be mixed";
                 return wrong(
                     "evaluation.embedder",
-                    "given beside judge.embeddings_url".to_owned(),
+                    "given beside evaluation.judge.embeddings_url".to_owned(),
                     expected,
                 );
             }
@@ -134,5 +134,16 @@ impl MeasureConfig {
             wordnet: self.wordnet.clone(),
             paraphrases: self.paraphrases.clone(),
         }
+    }
+}
+
+/// What is wrong with a judge, with its settings spelt as in a study's file.
+pub(super) fn in_a_study(error: Error) -> Error {
+    match error {
+        Error::Setting { setting, found, expected } if setting.split('.').next() == Some("judge") => {
+            let expected = expected.replace("judge.", "evaluation.judge.");
+            Error::Setting { setting: format!("evaluation.{setting}").into(), found, expected }
+        }
+        other => other,
     }
 }

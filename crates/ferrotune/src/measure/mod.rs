@@ -90,7 +90,8 @@ impl Measure {
             }
             Metrics::default()
         } else {
-            Metrics::open(&of_texts.join(","), &config.tools(), &judge, seed, config.on_failure, compute)?
+            Metrics::open(&of_texts.join(","), &config.tools(), &judge, seed, config.on_failure, compute)
+                .map_err(config::in_a_study)?
         };
         let benchmarks: Vec<Benchmark> =
             config.tasks.iter().cloned().map(Benchmark::open).collect::<Result<_>>()?;
@@ -279,7 +280,7 @@ fn refuse_repeats(benchmarks: &[Benchmark]) -> Result<()> {
         let key = |of: &Benchmark| (of.task.info().name.clone(), of.task.info().variant.clone());
         if let Some(other) = benchmarks[..index].iter().find(|other| key(other) == key(benchmark)) {
             return Err(Error::Setting {
-                setting: "evaluation.tasks.name",
+                setting: "evaluation.tasks.name".into(),
                 found: format!("`{}` and `{}`, which are the same", other.config.name, benchmark.config.name),
                 expected: "each benchmark once in each variant".to_owned(),
             });
@@ -290,7 +291,7 @@ fn refuse_repeats(benchmarks: &[Benchmark]) -> Result<()> {
 
 fn no_metric_asks(metrics: &str) -> Error {
     Error::Setting {
-        setting: "evaluation.judge",
+        setting: "evaluation.judge".into(),
         found: format!("given, and none of the metrics asks it ({metrics})"),
         expected: "a metric such as gpt4_score or ragas_answer_correctness, or no judge".to_owned(),
     }

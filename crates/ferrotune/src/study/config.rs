@@ -220,8 +220,8 @@ impl Study {
     /// # Errors
     /// [`Error::Setting`], the trainer's and the adapter's own refusals.
     pub fn validate(&self) -> Result<()> {
-        let setting = |setting, found: String, expected: &str| {
-            Err(Error::Setting { setting, found, expected: expected.to_owned() })
+        let setting = |setting: &'static str, found: String, expected: &str| {
+            Err(Error::Setting { setting: setting.into(), found, expected: expected.to_owned() })
         };
         if self.models.is_empty() {
             return setting("models", "empty".to_owned(), "at least one model");

@@ -95,7 +95,7 @@ impl Study {
         ));
         for (part, what) in [(&split.train, "records that train"), (&split.test, "held-out records")] {
             if part.is_empty() {
-                let (setting, found) = ("data.split", format!("one that leaves no {what}"));
+                let (setting, found) = ("data.split".into(), format!("one that leaves no {what}"));
                 let expected = format!("at least one of the {what}");
                 return Err(Error::Setting { setting, found, expected });
             }
