@@ -3,14 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use ferrotune::{
-    Chat, ScoredModel,
+    BenchmarkConfig, Chat, ScoredModel,
     core::{Tokenize as _, digest},
     eval::{
         Evaluation, Existing, Model, Run, read_samples,
-        task::{
-            CodeExecution, PromptStyle, RowCount, RunOptions, Task, TaskOutcome, TaskSettings,
-            documents_within, open_task, rescore_task, run_task,
-        },
+        task::{PromptStyle, RunOptions, Task, TaskOutcome, documents_within, rescore_task, run_task},
         write_samples,
     },
     kind_name, weights_digest,
@@ -24,9 +21,8 @@ use crate::{
 
 /// Runs the task `name` on the model of `--model`, or on the replies of `--rescore`.
 pub(crate) fn run(name: &str, flags: &Flags) -> cli::Result<Evaluated> {
-    let data = flags.model.data.as_deref().unwrap_or(Path::new(""));
     // Before a model is loaded: the files, whether a task's code may be run here, and what to compare with.
-    let task = open_task(name, data, &settings(flags))?;
+    let task = config(name, flags).open()?;
     let task = task.as_ref();
     let rescored = |path: &PathBuf| -> cli::Result<TaskOutcome> {
         Ok(rescore_task(task, &read_samples(path)?, &flags.bootstrap())?)
@@ -92,20 +88,22 @@ fn keep_if_failed(outcome: &TaskOutcome, flags: &Flags) -> cli::Result<()> {
     Err(format!("{failure}; the replies are in `{}`, for --rescore", path.display()).into())
 }
 
-fn settings(flags: &Flags) -> TaskSettings {
+/// The benchmark as a study's file would name it. How its questions reach a model is the flags' own affair.
+fn config(name: &str, flags: &Flags) -> BenchmarkConfig {
     let model = &flags.model;
-    TaskSettings {
+    BenchmarkConfig {
+        name: name.to_owned(),
+        data: model.data.clone().unwrap_or_default(),
+        limit: flags.limit(),
         shots: model.shots,
         examples: model.examples.clone(),
         parts: model.parts.clone(),
-        rows: if model.any_row_count { RowCount::Any } else { RowCount::Published },
+        any_row_count: model.any_row_count,
         max_new_tokens: model.max_new_tokens.map(|tokens| tokens as usize),
         answers: model.answers.map(|answers| answers as usize),
         temperature: model.temperature,
-        code_execution: match model.allow_code_execution {
-            true => CodeExecution::Allowed(Default::default()),
-            false => CodeExecution::Refused,
-        },
+        allow_code_execution: model.allow_code_execution,
+        ..BenchmarkConfig::default()
     }
 }
 
