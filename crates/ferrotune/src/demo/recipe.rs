@@ -64,9 +64,6 @@ pub const WORLD_SEED: u64 = 1;
 /// The most tokens of an answer: the longest has 16, and EOS. Decoding is greedy.
 pub const MAX_NEW_TOKENS: usize = 18;
 
-/// Questions answered at once.
-pub const GENERATION_BATCH: usize = 8;
-
 /// The part of [`World::completions`](super::World::completions) that a base must complete exactly to be worth
 /// fine-tuning. All four grown bases completed all; what a base never learnt, no adapter can teach it to answer, so
 /// below this the fine-tuned figures say nothing about fine-tuning.
