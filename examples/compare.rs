@@ -37,6 +37,9 @@ struct Args {
     /// Folder for the report, adapters, checkpoints and logs
     #[arg(long, value_name = "DIR", default_value = "runs/compare")]
     output: PathBuf,
+    /// Go on with the same study that was interrupted in the output folder
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
     /// Replace what a former study left in the output folder
     #[arg(long)]
     force: bool,
@@ -96,11 +99,16 @@ fn main() -> std::process::ExitCode {
             .transpose()?
             .map(|study| args.applied_to(study, &embedder));
         let output = args.output.as_path();
+        let existing = match (args.resume, args.force) {
+            (true, _) => Existing::Resume,
+            (false, true) => Existing::Force,
+            (false, false) => Existing::Refuse,
+        };
         cli::refuse_a_broken_link(output)?;
-        if !args.force && !args.dry_run {
+        if existing == Existing::Refuse && !args.dry_run {
             cli::refuse_to_fill(output)?; // before models are opened
         }
-        let claim = || prepare_output(output, if args.force { Existing::Force } else { Existing::Refuse });
+        let claim = || prepare_output(output, existing);
         let results = match study {
             Some(study) => {
                 // Everything is opened before the output folder is touched.
@@ -110,15 +118,14 @@ fn main() -> std::process::ExitCode {
                     console.say(&estimate.to_string());
                     return Ok(json!({ "estimate": estimate }));
                 }
-                claim()?;
-                prepared.run(output, &mut console)?
+                let resume = claim()?;
+                prepared.run(output, resume, &mut console)?
             }
             None => {
                 args.compute().resolve()?;
-                claim()?;
-                let study =
-                    builtin(&output.join("builtin"), &args.compute(), embedder.as_deref(), &mut console)?;
-                study.prepare(&mut console)?.run(output, &mut console)?
+                let (resume, folder) = (claim()?, output.join("builtin"));
+                let study = builtin(&folder, &args.compute(), embedder.as_deref(), resume, &mut console)?;
+                study.prepare(&mut console)?.run(output, resume, &mut console)?
             }
         };
         report::write(output, &results)?;

@@ -1,23 +1,27 @@
 //! The built-in study: two small base models grown on the spot, fine-tuned on made-up facts, and compared.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ferrotune_core::{GenerationLimits, LanguageModel as _};
+use ferrotune_core::{GenerationLimits, LanguageModel as _, digest};
 use ferrotune_data::{SplitSizes, Tokenizer};
-use ferrotune_nn::{Dense, Frozen};
-use ferrotune_trainer::{Finished, LogRow, TrainingConfig};
+use ferrotune_nn::{Dense, Frozen, checkpoint::write_whole};
+use ferrotune_trainer::{Finished, LogRow, Resume, TrainingConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     AutoCausalLm, BaseConfig, Compute, DataConfig, Error, LoadOptions, MeasureConfig, Result, ScoredModel,
     demo::{self, Family, World, recipe},
-    grow,
+    device_name, grow, kind_name,
     study::{AdapterConfig, Interaction, ModelConfig, ModelTemplate, RouterAuxLoss, Study},
+    weights_digest,
 };
 
 /// Writes the built-in data into `folder`, grows both base models there, checks that they know what they were told,
 /// and returns the study of them.
 ///
 /// One thread is used unless `compute` asks for more. `embedder` is the folder of a sentence encoder, for semantic similarity.
+/// With [`Resume::Newest`] a base that an earlier process grew there in the same way is not grown again.
 ///
 /// # Errors
 /// [`Error::Recall`] if a base model does not recall the facts: fine-tuning it would show nothing. What growing gives.
@@ -25,6 +29,7 @@ pub fn builtin(
     folder: &Path,
     compute: &Compute,
     embedder: Option<&Path>,
+    resume: Resume,
     interaction: &mut dyn Interaction,
 ) -> Result<Study> {
     // Matrices of this size are done before a second thread has woken up: on two busy cores, two threads took five
@@ -39,7 +44,6 @@ pub fn builtin(
             Family::Llama => "LLaMA",
             Family::Mixtral => "Mixtral",
         };
-        interaction.say(&format!("{name}: growing the base model on {} pages of statements", pages.len()));
         let training = TrainingConfig {
             epochs: recipe::GROWING.epochs,
             batch_size: recipe::GROWING.batch_size,
@@ -48,20 +52,28 @@ pub fn builtin(
             seed: recipe::WORLD_SEED,
             ..TrainingConfig::default()
         };
-        let grown = grow(model, &pages, &training, compute, interaction.listener())?;
-        let recall = recall(model, &world, compute)?;
-        interaction.say(&format!(
-            "{name}: grown in {:.0} s to a loss of {:.3}; it completes {:.1} % of the facts",
-            grown.summary.train_runtime_seconds,
-            last_loss(&grown),
-            100.0 * recall
-        ));
-        if recall < recipe::LOWEST_RECALL {
-            return Err(Error::Recall {
-                model: name.to_owned(),
-                found: recall,
-                expected: recipe::LOWEST_RECALL,
-            });
+        let of = digest_of_growing(model, &files.growing, &training, compute)?;
+        if resume == Resume::Newest && Grown::is_there(model, &of)? {
+            interaction.say(&format!("{name}: the base model was grown before"));
+        } else {
+            interaction
+                .say(&format!("{name}: growing the base model on {} pages of statements", pages.len()));
+            let grown = grow(model, &pages, &training, compute, interaction.listener())?;
+            let recall = recall(model, &world, compute)?;
+            interaction.say(&format!(
+                "{name}: grown in {:.0} s to a loss of {:.3}; it completes {:.1} % of the facts",
+                grown.summary.train_runtime_seconds,
+                last_loss(&grown),
+                100.0 * recall
+            ));
+            if recall < recipe::LOWEST_RECALL {
+                return Err(Error::Recall {
+                    model: name.to_owned(),
+                    found: recall,
+                    expected: recipe::LOWEST_RECALL,
+                });
+            }
+            Grown { of, weights_sha256: weights_digest(model)? }.write(model)?;
         }
         models.push(ModelConfig {
             name: name.to_owned(),
@@ -117,6 +129,54 @@ pub fn builtin(
         },
         models,
     })
+}
+
+/// Says in a model's folder that its weights were grown, from what, and which these are.
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grown {
+    of: String,
+    weights_sha256: String,
+}
+
+const GROWN: &str = "grown.json";
+
+impl Grown {
+    fn is_there(model: &Path, of: &str) -> Result<bool> {
+        let path = model.join(GROWN);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            text => text.map_err(|source| Error::Io { path, source })?,
+        };
+        // What is no such record was not written by a growing that succeeded.
+        let found: Option<Self> = serde_json::from_str(&text).ok();
+        Ok(found == Some(Self { of: of.to_owned(), weights_sha256: weights_digest(model)? }))
+    }
+
+    fn write(&self, model: &Path) -> Result<()> {
+        let path = model.join(GROWN);
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::Io { path: path.clone(), source: error.into() })?;
+        Ok(write_whole(&path, &text)?)
+    }
+}
+
+/// The digest of everything that grown weights depend on.
+fn digest_of_growing(
+    model: &Path,
+    pages: &Path,
+    training: &TrainingConfig,
+    compute: &Compute,
+) -> Result<String> {
+    let (device, kind) = compute.resolve()?;
+    let file = |path: PathBuf| digest::of_file(&path).map_err(|source| Error::Io { path, source });
+    let inputs = json!([
+        [env!("CARGO_PKG_VERSION"), ferrotune_torch::version::runtime().to_string()],
+        [device_name(device), kind_name(kind), tch::get_num_threads()],
+        [file(pages.to_owned())?, file(model.join("config.json"))?, file(model.join("tokenizer.json"))?],
+        training,
+    ]);
+    Ok(digest::of_bytes(inputs.to_string().as_bytes()))
 }
 
 /// The training loss of the last steps.

@@ -22,7 +22,7 @@ impl ModelTemplate {
             Self::Chat => match ChatTemplate::open(folder)? {
                 Some(template) => Ok(Template::Chat(Arc::new(template))),
                 None => Err(Error::Setting {
-                    setting: "template",
+                    setting: "template".into(),
                     found: format!("chat, and `{}` has no chat template", folder.display()),
                     expected: format!("study, or a checkpoint with {CHAT_TEMPLATE}"),
                 }),

@@ -46,6 +46,22 @@ pub enum Error {
     /// The sentence encoder could not be read or run.
     #[error(transparent)]
     Encoder(#[from] ferrotune_bert::Error),
+    /// A sample could not be scored where failures are errors; what was scored before it is kept.
+    #[error("{source}; what was scored is in `{path}`")]
+    Unfinished {
+        /// The per-sample file.
+        path: PathBuf,
+        /// What failed.
+        source: Box<Error>,
+    },
+    /// A folder holds a study that cannot go on.
+    #[error("`{folder}` cannot be resumed: {reason}; begin anew with --force, or choose another folder")]
+    NotResumable {
+        /// The output folder.
+        folder: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A setting has a value that makes no sense.
     #[error("setting `{setting}` is {found}, expected {expected}")]
     Setting {

@@ -56,7 +56,8 @@ pub use grow::grow;
 pub use instructions::{DataConfig, Instructions, Parts, evaluation_plan, training_plan};
 pub use judge::{JudgeConfig, JudgeTemperature, Judges};
 pub use measure::{
-    Benchmark, Measure, MeasureConfig, Measured, Progress, QUALITY_INDEX, Subject, ids_of, request, response,
+    Benchmark, Measure, MeasureConfig, Measured, Part, Progress, QUALITY_INDEX, Restored, Subject, ids_of,
+    request, response,
 };
 pub use merged::{merge, merge_base};
 pub use metrics::{MetricTools, Metrics};

@@ -1,6 +1,6 @@
 //! `compare` with a study's file: what it would ask, what it asks, and what it refuses.
 
-use std::fs;
+use std::{fs, path::Path, process::Stdio, thread, time::Duration};
 
 use ferrotune::study::StudyResults;
 use serde_json::{Value, json};
@@ -62,6 +62,117 @@ fn a_dry_run_says_what_the_study_then_asks() {
     for state in ["base", "seed-1"] {
         assert!(place.path(&format!("out/tiny/{state}/samples.jsonl")).is_file(), "{state}");
     }
+}
+
+/// `results.json` without what depends on the clock and the process.
+fn timeless(results: &Path) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                let of_the_clock = |name: &str| {
+                    name.ends_with("seconds")
+                        || name.ends_with("per_second")
+                        || ["wall_s", "finished", "peak_rss_bytes"].contains(&name)
+                };
+                fields.retain(|name, _| !of_the_clock(name));
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut found: Value = serde_json::from_slice(&fs::read(results).expect("results")).expect("JSON");
+    found.as_object_mut().expect("an object").remove("summary");
+    strip(&mut found);
+    found
+}
+
+#[test]
+fn a_study_whose_process_is_killed_goes_on_with_resume_and_gives_the_same_results() {
+    let place = Place::new();
+    place.tokenizer("mixtral");
+    let benchmark = json!({"question": "add one", "answer": "a\n#### 1"});
+    place.write("gsm8k.jsonl", format!("{benchmark}\n"));
+    study(
+        &place,
+        "metrics = \"perplexity,exact_match,bleu\"\n[[evaluation.tasks]]\nname = \"gsm8k\"\ndata = \"gsm8k.jsonl\"\n\
+         any_row_count = true\nshots = 0\nmax_new_tokens = 2\n[[models]]\nname = \"Mixture\"\npath = \"mixtral\"\n",
+    );
+    let text = fs::read_to_string(place.path("study.toml")).expect("a study");
+    place.write("study.toml", text.replace("max_steps = 1", "max_steps = 6, save_steps = 1"));
+    place.succeed("compare --config study.toml --output whole");
+    let expected = timeless(&place.path("whole/results.json"));
+    // In training, between two runs, in the middle of a measurement, and when the report is written.
+    for moment in [
+        "tiny/seed-1/checkpoint-3",
+        "tiny/seed-1/adapter/adapter_model.safetensors",
+        "mixture/base/likelihoods.jsonl",
+        "mixture/seed-1/samples.jsonl",
+        ".results.json.partial",
+    ] {
+        let output = format!("killed-{}", moment.replace(['/', '.'], "-"));
+        let line = format!("compare --config study.toml --output {output}");
+        let mut child =
+            place.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a process");
+        let folder = place.path(&output);
+        let report = folder.join("results.json");
+        // The moment of the report is short, and over when it is there.
+        let has_come = || folder.join(moment).exists() || report.exists();
+        while !has_come() && child.try_wait().expect("a child").is_none() {
+            thread::sleep(Duration::from_micros(200));
+        }
+        child.kill().expect("SIGKILL"); // does nothing to one that has ended
+        child.wait().expect("an end");
+        assert!(folder.join("study.json").is_file() && has_come(), "{moment}");
+        let again = place.run(&line);
+        let said = String::from_utf8_lossy(&again.stderr);
+        assert!(!again.status.success() && said.contains("is not empty"), "{said}");
+        place.succeed(&format!("{line} --resume"));
+        assert_eq!(timeless(&report), expected, "killed at {moment}");
+        let names =
+            fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            ["mixture", "report.html", "report.md", "results.json", "study.json", "tiny"],
+            "nothing half-written stays"
+        );
+    }
+}
+
+#[test]
+fn another_study_is_not_gone_on_with() {
+    let begun = |place: &Place| {
+        study(place, "metrics = \"exact_match\"");
+        place.succeed(COMPARE);
+    };
+    let resume = format!("{COMPARE} --resume");
+    check(
+        "resuming a study with another setting",
+        |place| {
+            begun(place);
+            study(place, "metrics = \"exact_match,bleu\"");
+        },
+        &resume,
+    );
+    check(
+        "resuming a study with another model",
+        |place| {
+            begun(place);
+            place.fill_embedding("add", 1.0);
+        },
+        &resume,
+    );
+    check(
+        "resuming where no study was begun",
+        |place| {
+            begun(place);
+            place.remove("out/study.json");
+        },
+        &resume,
+    );
+    check("resuming a study and beginning it anew", begun, &format!("{resume} --force"));
 }
 
 #[test]

@@ -146,8 +146,13 @@ impl Place {
         found
     }
 
-    /// Runs a built example here. Cargo builds them with this test, two folders above it.
+    /// Runs a built example here.
     pub(crate) fn run(&self, line: &str) -> Output {
+        self.command(line).output().expect("an example that starts")
+    }
+
+    /// A built example, to be run here. Cargo builds them with this test, two folders above it.
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut words = line.split_whitespace();
         let name = words.next().expect("an example's name");
         let target = std::env::current_exe().expect("this test's path");
@@ -158,13 +163,13 @@ impl Place {
             "{} is not built: run `cargo test -p ferrotune-examples`",
             example.display()
         );
-        Command::new(example)
+        let mut command = Command::new(example);
+        command
             .args(words)
             .current_dir(self.folder.path())
             .env_remove("RUST_LOG")
-            .env_remove("RUST_BACKTRACE")
-            .output()
-            .expect("an example that starts")
+            .env_remove("RUST_BACKTRACE");
+        command
     }
 
     pub(crate) fn succeed(&self, line: &str) -> Value {

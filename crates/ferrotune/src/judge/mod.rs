@@ -110,6 +110,12 @@ impl Judges {
         self.recorded.as_ref().map_or_else(Vec::new, |recorded| recorded.unused())
     }
 
+    /// Whether the judge repeats recorded replies, which are counted off.
+    #[must_use]
+    pub fn are_recorded(&self) -> bool {
+        self.recorded.is_some()
+    }
+
     /// What vectors did cost, if a server gives them.
     #[must_use]
     pub fn embeddings_usage(&self) -> Option<JudgeUsage> {

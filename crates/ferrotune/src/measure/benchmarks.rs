@@ -7,12 +7,12 @@ use ferrotune_eval::{
     Existing, Measurement, OnFailure, Record, Run,
     quality_index::{BenchmarkScore, QualityIndex},
     statistics::Bootstrap,
-    task::{PromptStyle, RunOptions, Task, TaskOutcome, documents_within, run_task},
+    task::{PromptStyle, RunOptions, Task, documents_within, run_task},
     write_samples,
 };
 
-use super::{Progress, Subject};
-use crate::{BenchmarkConfig, Chat, PromptText, Result, ScoredModel, slug::slug};
+use super::{Progress, Subject, bootstrap, kept::Found};
+use crate::{BenchmarkConfig, Chat, Error, PromptText, Result, ScoredModel};
 
 /// The name that records of the index go by.
 pub const QUALITY_INDEX: &str = "quality_index";
@@ -48,21 +48,21 @@ impl Benchmark {
         self.config.chat.unwrap_or(usual).style(folder, self.config.turns)
     }
 
-    /// Asks a model, and keeps what it said in `folder` before any failure ends the work.
+    /// Asks a model, and keeps what it said in `file` before any failure ends the work.
     pub(super) fn ask<T: Tokenize>(
         &self,
         subject: &Subject<'_, T>,
         (style, prompts): &(PromptStyle, PromptText),
         (batch_tokens, on_failure): (usize, OnFailure),
-        folder: &Path,
+        file: &Path,
         progress: &mut dyn FnMut(&Progress<'_>),
-    ) -> Result<TaskOutcome> {
+    ) -> Result<Found> {
         let options = RunOptions {
             // The template of the held-out records is not that of a plain prompt.
             run: Run { template_sha: None, ..subject.run.clone() },
             style: style.clone(),
             limit: self.config.limit,
-            bootstrap: Bootstrap { seed: subject.run.seed, ..Bootstrap::default() },
+            bootstrap: bootstrap(subject.run),
             ..RunOptions::default()
         };
         let name = self.config.name.as_str();
@@ -72,10 +72,12 @@ impl Benchmark {
         let outcome = run_task(self.task.as_ref(), &mut model, &options, &mut |at| {
             progress(&Progress::Documents { task: name, done: at.done, total: at.total });
         })?;
-        let path = folder.join(format!("samples-{}.jsonl", slug(name)));
-        write_samples(&path, &outcome.samples, Existing::Replace)?;
-        outcome.check(on_failure)?;
-        Ok(TaskOutcome { samples: Vec::new(), ..outcome })
+        write_samples(file, &outcome.samples, Existing::Replace)?;
+        outcome.check(on_failure).map_err(|failure| Error::Unfinished {
+            path: file.to_owned(),
+            source: Box::new(failure.into()),
+        })?;
+        Ok(Found { records: outcome.records, measurements: outcome.measurements, ..Found::default() })
     }
 }
 

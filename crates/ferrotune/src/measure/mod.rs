@@ -2,6 +2,7 @@
 
 mod benchmarks;
 mod config;
+mod kept;
 mod progress;
 
 use std::{collections::HashMap, path::Path, time::Instant};
@@ -20,10 +21,12 @@ use ferrotune_eval::{
 use ferrotune_nn::CausalLm;
 use tch::{Device, Kind};
 
-use crate::{Error, Metrics, PromptText, Result, ScoredModel};
+use crate::{Error, Metrics, PromptText, Result, ScoredModel, slug::slug};
+use kept::Found;
 
 pub use benchmarks::{Benchmark, QUALITY_INDEX};
 pub use config::MeasureConfig;
+pub use kept::{Part, Restored};
 pub use progress::Progress;
 
 /// Metrics and benchmarks, ready to be applied to any number of models.
@@ -64,10 +67,42 @@ pub struct Measured {
     pub measurements: Vec<Measurement>,
     /// Answer of each record.
     pub answers: Vec<String>,
-    /// What each benchmark gave; its per-sample lines are in their file only.
+    /// What each benchmark gave; its per-sample lines are in their file only. Of one that was taken up again there is only
+    /// its own measurement.
     pub benchmarks: Vec<TaskOutcome>,
     /// The Quality Index, where there is a benchmark at all.
     pub quality_index: Option<Record>,
+    /// What vectors did cost, if a server gives them.
+    pub embeddings_usage: Option<JudgeUsage>,
+}
+
+/// A part of a measurement, with a per-sample file of its own.
+#[derive(Clone, Copy, Debug)]
+enum Asked<'m> {
+    /// What the model thinks of the references.
+    Perplexity,
+    /// Its answers, and the metrics over them.
+    Texts,
+    /// A benchmark, and its place among them.
+    Benchmark(&'m Benchmark, usize),
+}
+
+impl Asked<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Perplexity => PERPLEXITY,
+            Self::Texts => "answers",
+            Self::Benchmark(benchmark, _) => &benchmark.config.name,
+        }
+    }
+
+    fn file(&self) -> String {
+        match self {
+            Self::Perplexity => "likelihoods.jsonl".to_owned(),
+            Self::Texts => "samples.jsonl".to_owned(),
+            Self::Benchmark(benchmark, _) => format!("samples-{}.jsonl", slug(&benchmark.config.name)),
+        }
+    }
 }
 
 impl Measure {
@@ -132,54 +167,136 @@ impl Measure {
         Some(self.texts.judges.estimate(&self.texts.metrics, &pairs(records, &answers)))
     }
 
-    /// Measures a model, and writes `likelihoods.jsonl` (for perplexity), `samples.jsonl` and for each benchmark `samples-NAME.jsonl` into `folder`, which must be
-    /// there. What was measured before a failure is written too.
+    /// Measures of a model what is not `restored`, and writes `likelihoods.jsonl` (for perplexity), `samples.jsonl` and for each
+    /// benchmark `samples-NAME.jsonl` into `folder`, which must be there. `keep` is told of each part, by its name, once its
+    /// file is complete.
     ///
     /// # Errors
-    /// What the model, the metrics and the benchmarks give. A sample that cannot be scored is counted, unless failures are
-    /// errors.
+    /// What the model, the metrics, the benchmarks and `keep` give. A sample that cannot be scored is counted, unless failures
+    /// are errors: then [`Error::Unfinished`] names the file with what was scored before.
     pub fn measure<T: Tokenize>(
         &self,
         subject: &Subject<'_, T>,
         folder: &Path,
+        mut restored: Restored,
+        keep: &mut dyn FnMut(&str, Part) -> Result<()>,
         progress: &mut dyn FnMut(&Progress<'_>),
     ) -> Result<Measured> {
-        let mut measured = Measured::default();
-        let bootstrap = Bootstrap { seed: subject.run.seed, ..Bootstrap::default() };
-        if self.perplexity {
-            progress(&Progress::Scoring { metric: PERPLEXITY });
+        for asked in self.asked() {
+            if restored.found.contains_key(asked.name()) {
+                continue;
+            }
             let start = Instant::now();
-            let texts = self.likelihoods(subject)?;
-            write_likelihoods(&folder.join("likelihoods.jsonl"), &texts)?;
-            let measurement = Perplexity::TokenWeighted.measure(&texts)?;
-            let seconds = start.elapsed().as_secs_f64();
-            measured.records.push(Record::new(subject.run, &measurement, &bootstrap, seconds)?);
-            measured.measurements.push(measurement);
+            let before = self.texts.judges.embeddings_usage();
+            let file = folder.join(asked.file());
+            let mut found = match asked {
+                Asked::Perplexity => self.score_references(subject, &file, progress)?,
+                Asked::Texts => self.score_answers(subject, &file, progress)?,
+                Asked::Benchmark(benchmark, place) => {
+                    let policy = (self.config.batch_tokens, self.config.on_failure);
+                    benchmark.ask(subject, &subject.styles[place], policy, &file, progress)?
+                }
+            };
+            found.embeddings_usage = self.texts.judges.embeddings_usage().map(|after| since(after, before));
+            found.seconds = start.elapsed().as_secs_f64();
+            keep(asked.name(), Part::of(&found, &file)?)?;
+            restored.found.insert(asked.name().to_owned(), found);
         }
-        if !self.texts.metrics.is_empty() {
-            measured.answers = self.answer(subject, progress)?;
-            let pairs = pairs(subject.records, &measured.answers);
-            let mut lines: Vec<SampleLine> = Vec::new();
-            let scored: Result<()> = self.texts.metrics.iter().try_for_each(|metric| {
-                let found =
-                    self.score(metric.as_ref(), &pairs, subject.run, &bootstrap, progress, &mut lines)?;
-                measured.records.extend(found.records);
-                measured.measurements.extend(found.measurements);
-                Ok(())
-            });
-            write_samples(&folder.join("samples.jsonl"), &lines, Existing::Replace)?;
-            scored?;
-        }
-        for (benchmark, style) in self.benchmarks.iter().zip(subject.styles) {
-            let policy = (self.config.batch_tokens, self.config.on_failure);
-            measured.benchmarks.push(benchmark.ask(subject, style, policy, folder, progress)?);
+        self.measured(restored, subject.run)
+    }
+
+    /// Whether nothing is left to be measured.
+    #[must_use]
+    pub fn is_complete(&self, restored: &Restored) -> bool {
+        self.asked().all(|asked| restored.found.contains_key(asked.name()))
+    }
+
+    /// What was measured, put together; parts that are not there are left out.
+    ///
+    /// # Errors
+    /// What the Quality Index gives.
+    pub fn measured(&self, mut restored: Restored, run: &Run) -> Result<Measured> {
+        let mut measured = Measured::default();
+        for asked in self.asked() {
+            let Some(found) = restored.found.remove(asked.name()) else { continue };
+            let Found { records, measurements, answers, embeddings_usage, .. } = found;
+            if let Some(usage) = embeddings_usage {
+                *measured.embeddings_usage.get_or_insert_default() += usage;
+            }
+            match asked {
+                Asked::Benchmark(..) => {
+                    let outcome = TaskOutcome { records, measurements, samples: Vec::new() };
+                    measured.benchmarks.push(outcome);
+                }
+                Asked::Perplexity | Asked::Texts => {
+                    measured.records.extend(records);
+                    measured.measurements.extend(measurements);
+                    measured.answers.extend(answers);
+                }
+            }
         }
         if !measured.benchmarks.is_empty() {
             let principal: Vec<&Record> =
                 measured.benchmarks.iter().filter_map(|outcome| outcome.records.first()).collect();
-            measured.quality_index = Some(benchmarks::quality_index(&principal, subject.run)?);
+            measured.quality_index = Some(benchmarks::quality_index(&principal, run)?);
         }
         Ok(measured)
+    }
+
+    fn asked(&self) -> impl Iterator<Item = Asked<'_>> {
+        let perplexity = self.perplexity.then_some(Asked::Perplexity);
+        let texts = (!self.texts.metrics.is_empty()).then_some(Asked::Texts);
+        let benchmarks = self.benchmarks.iter().zip(0..).map(|(one, place)| Asked::Benchmark(one, place));
+        perplexity.into_iter().chain(texts).chain(benchmarks)
+    }
+
+    fn score_references<T>(
+        &self,
+        subject: &Subject<'_, T>,
+        file: &Path,
+        progress: &mut dyn FnMut(&Progress<'_>),
+    ) -> Result<Found> {
+        progress(&Progress::Scoring { metric: PERPLEXITY });
+        let start = Instant::now();
+        let texts = self.likelihoods(subject)?;
+        write_likelihoods(file, &texts)?;
+        let measurement = Perplexity::TokenWeighted.measure(&texts)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let record = Record::new(subject.run, &measurement, &bootstrap(subject.run), seconds)?;
+        Ok(Found { records: vec![record], measurements: vec![measurement], ..Found::default() })
+    }
+
+    /// The answers and all metrics over them. What was scored before one of these fails is written to a file of another name
+    /// than a finished one has.
+    fn score_answers<T: Tokenize>(
+        &self,
+        subject: &Subject<'_, T>,
+        file: &Path,
+        progress: &mut dyn FnMut(&Progress<'_>),
+    ) -> Result<Found> {
+        let answers = self.answer(subject, progress)?;
+        let pairs = pairs(subject.records, &answers);
+        let mut found = Found { answers, ..Found::default() };
+        let mut lines: Vec<SampleLine> = Vec::new();
+        let mut metrics = self.texts.metrics.iter();
+        let scored = metrics.try_for_each(|metric| {
+            self.score(metric.as_ref(), &pairs, subject.run, progress, &mut lines, &mut found)
+        });
+        let unfinished = file.with_file_name(UNFINISHED);
+        if let Err(failure) = scored {
+            if lines.is_empty() {
+                return Err(failure);
+            }
+            write_samples(&unfinished, &lines, Existing::Replace)?;
+            return Err(Error::Unfinished { path: unfinished, source: Box::new(failure) });
+        }
+        write_samples(file, &lines, Existing::Replace)?;
+        match std::fs::remove_file(&unfinished) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Io { path: unfinished, source })
+            }
+            _ => Ok(found),
+        }
     }
 
     fn scored_model<'m, T>(&self, subject: &Subject<'m, T>) -> ScoredModel<'m, T> {
@@ -234,10 +351,10 @@ impl Measure {
         metric: &dyn Metric,
         pairs: &[Pair],
         run: &Run,
-        bootstrap: &Bootstrap,
         progress: &mut dyn FnMut(&Progress<'_>),
         lines: &mut Vec<SampleLine>,
-    ) -> Result<ferrotune_eval::Evaluation> {
+        found: &mut Found,
+    ) -> Result<()> {
         let names = metric.outputs().join(", ");
         let estimate = metric.estimate(pairs);
         let is_judged = estimate != Estimate::default();
@@ -249,16 +366,35 @@ impl Measure {
         let measurements = metric.measure(pairs)?;
         let seconds = start.elapsed().as_secs_f64();
         lines.extend(sample_lines(pairs, &measurements)?);
-        let mut found = ferrotune_eval::Evaluation::default();
         for measurement in measurements {
             let measurement = measurement.checked(self.config.on_failure)?;
             if is_judged {
                 progress(&Progress::Judged { measurement: &measurement });
             }
-            found.records.push(Record::new(run, &measurement, bootstrap, seconds)?);
+            found.records.push(Record::new(run, &measurement, &bootstrap(run), seconds)?);
             found.measurements.push(measurement);
         }
-        Ok(found)
+        Ok(())
+    }
+}
+
+fn bootstrap(run: &Run) -> Bootstrap {
+    Bootstrap { seed: run.seed, ..Bootstrap::default() }
+}
+
+/// What was spent since another reading of the same account.
+fn since(after: JudgeUsage, before: Option<JudgeUsage>) -> JudgeUsage {
+    let before = before.unwrap_or_default();
+    JudgeUsage {
+        calls: after.calls - before.calls,
+        cached: after.cached - before.cached,
+        retries: after.retries - before.retries,
+        unanswered: after.unanswered - before.unanswered,
+        unusable: after.unusable - before.unusable,
+        prompt_tokens: after.prompt_tokens - before.prompt_tokens,
+        completion_tokens: after.completion_tokens - before.completion_tokens,
+        uncounted: after.uncounted - before.uncounted,
+        cost: after.cost.map(|cost| cost - before.cost.unwrap_or_default()),
     }
 }
 
@@ -299,6 +435,9 @@ fn no_metric_asks(metrics: &str) -> Error {
 
 /// The metric that reads the references instead of answers.
 const PERPLEXITY: &str = "perplexity";
+
+/// What was scored before a failure ended the work, so that no reader takes it for `samples.jsonl`.
+const UNFINISHED: &str = "samples-unfinished.jsonl";
 
 /// The last request of a record.
 #[must_use]

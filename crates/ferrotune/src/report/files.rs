@@ -20,7 +20,8 @@ pub(super) fn write_all(folder: &Path, files: &[&(&str, String)]) -> Result<Vec<
     }
     let mut partial = Partial(Vec::new());
     for (name, text) in files.iter().copied() {
-        let path = folder.join(format!(".{name}.{}.partial", std::process::id()));
+        // One name for all processes, so that what a killed one left is replaced.
+        let path = folder.join(format!(".{name}.partial"));
         partial.0.push(path.clone());
         write_synced(&path, text).map_err(|source| ReportError::Io { path, source })?;
     }

@@ -1,8 +1,11 @@
 //! One model of a study: measured as it is, fine-tuned once for each seed, measured again.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use ferrotune_adapters::LoraAdapter;
+use ferrotune_adapters::{AdapterWeights, LoraAdapter};
 use ferrotune_core::{Sample, Tokenize as _, digest};
 use ferrotune_data::{Record as DataRecord, Split};
 use ferrotune_eval::{Dataset as ScoredSet, Model as ScoredModelInfo, Run};
@@ -15,11 +18,14 @@ use ferrotune_trainer::{
 use tch::{Device, Kind};
 
 use super::{
-    Contestant, EncodingCounts, Interaction, ModelResults, RunResults, Study, comparisons::Evaluated, gather,
+    Contestant, EncodingCounts, Interaction, ModelResults, Study,
+    comparisons::Evaluated,
+    done::{ADAPTER, Done, Trained},
+    gather,
     opened::Opened,
 };
 use crate::{
-    Adapted, Error, Instructions, LoadOptions, Measure, Measured, Parts, Result, Start, Subject, adapt,
+    Adapted, Instructions, LoadOptions, Measure, Measured, Parts, Restored, Result, Start, Subject, adapt,
     instructions, slug::slug,
 };
 
@@ -42,11 +48,12 @@ pub(super) struct HeldOut<'a> {
 }
 
 impl Bench<'_> {
+    /// The results, and the seconds that earlier processes spent on what is in them.
     pub(super) fn run(
         &self,
         evaluated: &mut Vec<Evaluated>,
         interaction: &mut dyn Interaction,
-    ) -> Result<ModelResults> {
+    ) -> Result<(ModelResults, f64)> {
         let Opened { model, folder, tokenizer, encoding, base_sha256, .. } = self.contestant;
         let parts = Parts::new(encoding, self.split);
         let count = self.measure.count(parts.test.len());
@@ -58,21 +65,7 @@ impl Bench<'_> {
             samples: parts.test[..count].iter().collect(),
         };
 
-        let former = self.folder(None);
-        let former = former.parent().unwrap_or(&former);
-        if former.is_dir() {
-            std::fs::remove_dir_all(former)
-                .map_err(|source| Error::Io { path: former.to_owned(), source })?;
-        }
-        interaction.say(&format!("{}: measuring the base on {count} held-out records", model.name));
-        let (storage, census) = self.study.base().storage(folder)?;
-        let base = folder.load(&LoadOptions::new(self.device, self.kind), &mut Frozen::new(storage))?;
-        for tally in census.tallies() {
-            interaction.say(&format!("{}: {tally}", model.name));
-        }
-        let base_loss = self.validation_loss(base.as_ref(), &parts)?;
-        let before = self.measured(base.as_ref(), &held_out, None, interaction)?;
-        drop(base);
+        let (base_loss, before, mut earlier) = self.base(&parts, &held_out, interaction)?;
         let (base_records, base_benchmarks) = (before.records.clone(), gather::benchmark_records(&before));
         let answers_before = before.answers.clone();
         evaluated.push(self.evaluated(None, before));
@@ -80,19 +73,19 @@ impl Bench<'_> {
         let mut runs = Vec::with_capacity(self.study.seeds.len());
         let (mut answers, mut trainable_parameters) = (Vec::new(), 0);
         for &seed in &self.study.seeds {
-            let (results, after, trained) =
-                self.fine_tune(seed, &parts, base_loss, &held_out, interaction)?;
+            let (trained, after, seconds) = self.fine_tuned(seed, &parts, &held_out, interaction)?;
+            earlier += seconds;
             if runs.is_empty() {
-                trainable_parameters = trained;
+                trainable_parameters = trained.summary.trainable_parameters;
                 answers = gather::side_by_side(&held_out, &answers_before, &after.answers);
             }
+            runs.push(gather::run(seed, &trained, base_loss, &after));
             evaluated.push(self.evaluated(Some(seed), after));
-            runs.push(results);
         }
         let (parameters, active_parameters) = folder.parameters();
         let counts = encoding.report.total;
         let name = model.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ModelResults {
+        let results = ModelResults {
             name: model.name.clone(),
             family: self.contestant.family(),
             origin: model.origin.clone().unwrap_or(name),
@@ -114,13 +107,14 @@ impl Bench<'_> {
             base_benchmarks,
             runs,
             answers,
-        })
+        };
+        Ok((results, earlier))
     }
 
     /// Where the files of one of the model's states go.
     fn folder(&self, seed: Option<u64>) -> PathBuf {
         let state = seed.map_or_else(|| "base".to_owned(), |seed| format!("seed-{seed}"));
-        self.output.join(slug(&self.contestant.model.name)).join(state)
+        self.contestant.output(self.output).join(state)
     }
 
     fn evaluated(&self, seed: Option<u64>, measured: Measured) -> Evaluated {
@@ -129,22 +123,124 @@ impl Bench<'_> {
             contestant: Contestant { model: self.contestant.model.name.clone(), seed },
             tokens: format!("{} {}", self.contestant.tokenizer.fingerprint(), self.contestant.template.key()),
             measurements: measured.measurements,
+            embeddings_usage: measured.embeddings_usage,
             // A benchmark's first measurement is its own; the others are other views of the same documents.
             benchmarks: benchmarks.filter_map(|outcome| outcome.measurements.into_iter().next()).collect(),
         }
     }
 
-    /// Everything that is measured of the model in one of its states; `tuned` is the seed and the digest of the adapter.
+    /// The base's loss on the validation samples, what is measured of it, and the seconds that earlier processes spent on that.
+    fn base(
+        &self,
+        parts: &Parts,
+        held_out: &HeldOut<'_>,
+        interaction: &mut dyn Interaction,
+    ) -> Result<(Option<f64>, Measured, f64)> {
+        let Opened { model, folder, .. } = self.contestant;
+        let mut done = Done::open(&self.folder(None))?;
+        let run = self.scored_run(held_out, None);
+        let restored = self.restored(&done, held_out, &run, interaction)?;
+        let earlier = restored.seconds();
+        let has_loss = done.validation_loss().is_some() || parts.validation.is_empty();
+        if has_loss && self.measure.is_complete(&restored) {
+            return Ok((done.validation_loss(), self.measure.measured(restored, &run)?, earlier));
+        }
+        let count = held_out.records.len();
+        interaction.say(&format!("{}: measuring the base on {count} held-out records", model.name));
+        let (storage, census) = self.study.base().storage(folder)?;
+        let base = folder.load(&LoadOptions::new(self.device, self.kind), &mut Frozen::new(storage))?;
+        for tally in census.tallies() {
+            interaction.say(&format!("{}: {tally}", model.name));
+        }
+        if !has_loss {
+            done.keep_validation_loss(self.validation_loss(base.as_ref(), parts)?)?;
+        }
+        let measured = self.measured(base.as_ref(), held_out, &run, (restored, &mut done), interaction)?;
+        Ok((done.validation_loss(), measured, earlier))
+    }
+
+    /// A fine-tuning, what is measured of it, and the seconds that earlier processes spent on that.
+    fn fine_tuned(
+        &self,
+        seed: u64,
+        parts: &Parts,
+        held_out: &HeldOut<'_>,
+        interaction: &mut dyn Interaction,
+    ) -> Result<(Trained, Measured, f64)> {
+        let Opened { model, folder, .. } = self.contestant;
+        let state = self.folder(Some(seed));
+        let mut done = Done::open(&state)?;
+        let auxiliary_loss = self.study.router_aux_loss.into();
+        let options = LoadOptions { auxiliary_loss, ..LoadOptions::new(self.device, self.kind) };
+        let mut lm = None;
+        let (trained, mut earlier) = match done.trained()? {
+            Some(trained) => {
+                interaction.say(&format!("{}: fine-tuned before with seed {seed}", model.name));
+                let seconds = trained.summary.train_runtime_seconds;
+                (trained, seconds)
+            }
+            None => {
+                interaction.say(&format!("{}: fine-tuning with seed {seed}", model.name));
+                // Goes on after the newest checkpoint; where there is none, at the first step.
+                let resume = prepare_output(&state, Existing::Resume)?;
+                ferrotune_torch::generator::seed(Device::Cpu, seed)?;
+                let mut config = self.study.adapter.lora();
+                config.base_model_name_or_path = Some(model.path.display().to_string());
+                let (storage, _) = self.study.base().storage(folder)?;
+                let Adapted { model, adapter } = adapt(folder, Start::New(&config), storage, &options)?;
+                let start = Instant::now();
+                let finished =
+                    self.train(seed, model.as_ref(), &adapter, parts, (&state, resume), interaction)?;
+                let seconds = finished.summary.train_runtime_seconds - start.elapsed().as_secs_f64();
+                adapter.save(&state.join(ADAPTER))?;
+                lm = Some(model);
+                (done.keep_trained(finished)?, seconds.max(0.0))
+            }
+        };
+        let run = self.scored_run(held_out, Some((seed, &trained.adapter_sha256)));
+        let restored = self.restored(&done, held_out, &run, interaction)?;
+        earlier += restored.seconds();
+        if self.measure.is_complete(&restored) {
+            return Ok((trained, self.measure.measured(restored, &run)?, earlier));
+        }
+        interaction.say(&format!("{}: measuring the model fine-tuned with seed {seed}", model.name));
+        let lm = match lm {
+            Some(lm) => lm,
+            None => {
+                let weights = AdapterWeights::open(&state.join(ADAPTER))?;
+                let (storage, _) = self.study.base().storage(folder)?;
+                adapt(folder, Start::From(&weights), storage, &options)?.model
+            }
+        };
+        let measured = self.measured(lm.as_ref(), held_out, &run, (restored, &mut done), interaction)?;
+        Ok((trained, measured, earlier))
+    }
+
+    /// What an earlier process measured of a state.
+    fn restored(
+        &self,
+        done: &Done,
+        held_out: &HeldOut<'_>,
+        run: &Run,
+        interaction: &mut dyn Interaction,
+    ) -> Result<Restored> {
+        let restored = self.measure.restore(&held_out.records, run, done.folder(), done.parts())?;
+        let names: Vec<&str> = restored.names().collect();
+        if !names.is_empty() {
+            interaction.say(&format!("{}: measured before: {}", run.run_id, names.join(", ")));
+        }
+        Ok(restored)
+    }
+
+    /// Everything that is measured of the model in one of its states, of which a part may be there already.
     fn measured(
         &self,
         lm: &dyn CausalLm,
         held_out: &HeldOut<'_>,
-        tuned: Option<(u64, &str)>,
+        run: &Run,
+        (restored, done): (Restored, &mut Done),
         interaction: &mut dyn Interaction,
     ) -> Result<Measured> {
-        let seed = tuned.map(|(seed, _)| seed);
-        let folder = self.folder(seed);
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
         let subject = Subject {
             model: lm,
             tokenizer: &self.contestant.tokenizer,
@@ -152,43 +248,19 @@ impl Bench<'_> {
             records: &held_out.records,
             samples: &held_out.samples,
             styles: &self.contestant.styles,
-            run: &self.scored_run(held_out, tuned),
+            run,
         };
-        let state = seed.map_or_else(|| "base".to_owned(), |seed| format!("seed {seed}"));
+        let is_base = run.model.as_ref().is_none_or(|model| model.adapter_sha.is_none());
+        let state = if is_base { "base".to_owned() } else { format!("seed {}", run.seed) };
         let name = format!("{}, {state}", self.contestant.model.name);
-        self.measure.measure(&subject, &folder, &mut |progress| interaction.progress(&name, progress))
-    }
-
-    /// The results of one fine-tuning, what was measured of it, and how many weights trained.
-    fn fine_tune(
-        &self,
-        seed: u64,
-        parts: &Parts,
-        base_loss: Option<f64>,
-        held_out: &HeldOut<'_>,
-        interaction: &mut dyn Interaction,
-    ) -> Result<(RunResults, Measured, u64)> {
-        let Opened { model, folder, .. } = self.contestant;
-        interaction.say(&format!("{}: fine-tuning with seed {seed}", model.name));
-        let run_folder = self.folder(Some(seed));
-        prepare_output(&run_folder, Existing::Force)?;
-        ferrotune_torch::generator::seed(Device::Cpu, seed)?;
-        let mut config = self.study.adapter.lora();
-        config.base_model_name_or_path = Some(model.path.display().to_string());
-        let auxiliary_loss = self.study.router_aux_loss.into();
-        let options = LoadOptions { auxiliary_loss, ..LoadOptions::new(self.device, self.kind) };
-        let (storage, _) = self.study.base().storage(folder)?;
-        let Adapted { model: lm, adapter } = adapt(folder, Start::New(&config), storage, &options)?;
-        let finished = self.train(seed, lm.as_ref(), &adapter, parts, &run_folder, interaction)?;
-        let adapter_folder = run_folder.join("adapter");
-        adapter.save(&adapter_folder)?;
-        let adapter_sha = digest::of_file(&adapter_folder.join("adapter_model.safetensors"))
-            .map_err(|source| Error::Io { path: adapter_folder, source })?;
-
-        interaction.say(&format!("{}: measuring the model fine-tuned with seed {seed}", model.name));
-        let after = self.measured(lm.as_ref(), held_out, Some((seed, &adapter_sha)), interaction)?;
-        let results = gather::run(seed, &finished, base_loss, &after);
-        Ok((results, after, adapter.parameters().elements()))
+        let folder = done.folder().to_owned();
+        self.measure.measure(
+            &subject,
+            &folder,
+            restored,
+            &mut |part, found| done.keep_part(part, found),
+            &mut |progress| interaction.progress(&name, progress),
+        )
     }
 
     fn train(
@@ -197,7 +269,7 @@ impl Bench<'_> {
         lm: &dyn CausalLm,
         adapter: &LoraAdapter,
         parts: &Parts,
-        run_folder: &Path,
+        (run_folder, resume): (&Path, Resume),
         interaction: &mut dyn Interaction,
     ) -> Result<Finished> {
         let config = TrainingConfig { seed, ..self.study.training.clone() };
@@ -228,7 +300,7 @@ impl Bench<'_> {
         if let Some(listener) = interaction.listener() {
             trainer = trainer.with_listener(listener);
         }
-        Ok(trainer.run(Resume::No)?)
+        Ok(trainer.run(resume)?)
     }
 
     /// The base's loss on the validation samples, the curve's point before any step.

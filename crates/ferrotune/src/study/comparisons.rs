@@ -2,6 +2,7 @@
 
 use ferrotune_eval::{
     Measurement,
+    judge::JudgeUsage,
     statistics::{Bootstrap, compare, holm},
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Evaluated {
     pub(super) measurements: Vec<Measurement>,
     /// The benchmarks, one measurement each.
     pub(super) benchmarks: Vec<Measurement>,
+    /// What a server of vectors was paid.
+    pub(super) embeddings_usage: Option<JudgeUsage>,
 }
 
 impl Evaluated {
@@ -74,7 +77,7 @@ pub(super) fn all(evaluated: &[Evaluated], seed: u64) -> Result<Vec<StudyCompari
                 }),
                 Err(reason) => {
                     let (first, second) = (&first.contestant, &second.contestant);
-                    tracing::warn!(?first, ?second, metric = measurement.metric, %reason, "not compared");
+                    tracing::warn!(%first, %second, metric = measurement.metric, %reason, "not compared");
                 }
             }
         }
@@ -110,6 +113,7 @@ mod tests {
             tokens: "shared".to_owned(),
             measurements: RawExactMatch::default().measure(&pairs).unwrap(),
             benchmarks: Vec::new(),
+            embeddings_usage: None,
         }
     }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use ferrotune_data::Split;
-use ferrotune_eval::{FailureKind, Measurement, Record};
-use ferrotune_trainer::{Finished, LogRow};
+use ferrotune_eval::{FailureKind, Measurement, Record, judge::JudgeUsage};
+use ferrotune_trainer::LogRow;
 
 use super::{
     Answer, BenchmarkResults, CurvePoint, DataFile, DataResults, FailureCount, JudgeResults, ModelResults,
-    Overfitting, RunResults, bench::HeldOut, comparisons::Evaluated,
+    Overfitting, RunResults, bench::HeldOut, comparisons::Evaluated, done::Trained,
 };
 use crate::{Benchmark, Instructions, Measure, Measured, measure};
 
@@ -39,13 +39,27 @@ pub(super) fn benchmarks(measure: &Measure, evaluated: &[Evaluated]) -> Vec<Benc
     measure.benchmarks().iter().zip(measured).map(one).collect()
 }
 
-/// Who judged, and what that did cost.
-pub(super) fn judge(measure: &Measure, models: &[ModelResults]) -> Option<JudgeResults> {
-    let [usage, embeddings_usage] = measure.judge_usage();
-    let mut records =
-        models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|run| &run.metrics)));
-    let name = records.find_map(|record| Some(record.judge.as_ref()?.name.clone()));
-    usage.map(|usage| JudgeResults { name: name.unwrap_or_default(), usage, embeddings_usage })
+/// Who judged, and what that did cost, whichever process paid for it.
+pub(super) fn judge(
+    measure: &Measure,
+    models: &[ModelResults],
+    evaluated: &[Evaluated],
+) -> Option<JudgeResults> {
+    let [asked, _] = measure.judge_usage();
+    let mut usage = JudgeUsage { cost: asked?.cost.map(|_| 0.0), ..JudgeUsage::default() };
+    let mut name = String::new();
+    for record in models.iter().flat_map(|m| m.base.iter().chain(m.runs.iter().flat_map(|run| &run.metrics)))
+    {
+        usage += record.judge_usage.unwrap_or_default();
+        if let (true, Some(judge)) = (name.is_empty(), &record.judge) {
+            name.clone_from(&judge.name);
+        }
+    }
+    let embeddings_usage = evaluated.iter().filter_map(|one| one.embeddings_usage).reduce(|mut sum, more| {
+        sum += more;
+        sum
+    });
+    Some(JudgeResults { name, usage, embeddings_usage })
 }
 
 /// What could not be scored, counted by its kind.
@@ -79,12 +93,12 @@ pub(super) fn failures(evaluated: &[Evaluated]) -> Vec<FailureCount> {
 }
 
 /// The results of a fine-tuning.
-pub(super) fn run(seed: u64, finished: &Finished, base_loss: Option<f64>, after: &Measured) -> RunResults {
-    let Finished { summary, state, .. } = finished;
+pub(super) fn run(seed: u64, trained: &Trained, base_loss: Option<f64>, after: &Measured) -> RunResults {
+    let Trained { summary, history, .. } = trained;
     let mut training_curve = Vec::new();
     let mut validation_curve: Vec<CurvePoint> =
         base_loss.map(|loss| CurvePoint { step: 0, epoch: 0.0, loss }).into_iter().collect();
-    for row in &state.log_history {
+    for row in &history.log_history {
         match row {
             LogRow::Training(row) => {
                 training_curve.push(CurvePoint {

@@ -7,9 +7,11 @@
 mod bench;
 mod comparisons;
 mod config;
+mod done;
 mod environment;
 mod estimate;
 mod gather;
+mod identity;
 mod opened;
 mod results;
 mod run;

@@ -1,11 +1,15 @@
 //! A model of a study, opened before anything runs.
 
+use std::path::{Path, PathBuf};
+
 use ferrotune_core::Tokenize as _;
 use ferrotune_data::{Prepared as Encoding, Template, Tokenizer};
 use ferrotune_eval::task::PromptStyle;
 
 use super::{Interaction, ModelConfig, TemplateResults};
-use crate::{Architecture, AutoCausalLm, Benchmark, Chat, Error, Instructions, Measure, PromptText, Result};
+use crate::{
+    Architecture, AutoCausalLm, Benchmark, Chat, Error, Instructions, Measure, PromptText, Result, slug::slug,
+};
 
 /// A model of the study, opened and with its records encoded.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl<'s> Opened<'s> {
         let template = model.template.open(&model.path).map_err(|error| match error {
             Error::Setting { found, expected, .. } => {
                 let found = format!("{found} (the model `{}`)", model.name);
-                Error::Setting { setting: "models.template", found, expected }
+                Error::Setting { setting: "models.template".into(), found, expected }
             }
             other => other,
         })?;
@@ -66,6 +70,11 @@ impl<'s> Opened<'s> {
         let styles = measure.benchmarks().iter().map(style).collect::<Result<_>>()?;
         let base_sha256 = crate::weights_digest(&model.path)?;
         Ok(Self { model, folder, tokenizer, encoding, base_sha256, template, styles })
+    }
+
+    /// Where the files of all its states go.
+    pub(super) fn output(&self, study: &Path) -> PathBuf {
+        study.join(slug(&self.model.name))
     }
 
     /// The template, for the results.

@@ -1,6 +1,6 @@
 //! What a study found, as data: the one source of every number in its reports.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ferrotune_core::{PromptTemplate as _, digest};
 use ferrotune_data::{SplitCounts, Template, template::TEMPLATE};
@@ -16,7 +16,8 @@ pub struct StudyResults {
     pub description: String,
     /// When it ended, as `YYYY-MM-DD HH:MM UTC`.
     pub finished: String,
-    /// Wall-clock seconds of the whole study.
+    /// Wall-clock seconds of the whole study; of one that was resumed those of the last process, and those that earlier ones
+    /// spent on what is in the results.
     pub seconds: f64,
     /// Where it ran.
     pub environment: Environment,
@@ -115,6 +116,15 @@ pub struct Contestant {
     pub model: String,
     /// The seed of its fine-tuning; nothing for the base.
     pub seed: Option<u64>,
+}
+
+impl fmt::Display for Contestant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seed {
+            Some(seed) => write!(f, "{}, seed {seed}", self.model),
+            None => write!(f, "{}, base", self.model),
+        }
+    }
 }
 
 /// The machine and the versions.

@@ -6,12 +6,12 @@ use std::{
 };
 
 use ferrotune_data::{Prepared as Encoding, Record as DataRecord, Split};
-use ferrotune_trainer::Listener;
+use ferrotune_trainer::{Listener, Resume};
 use tch::{Device, Kind};
 
 use super::{
     Environment, Study, StudyEstimate, StudyResults, bench::Bench, comparisons, environment, gather,
-    opened::Opened,
+    identity::Identity, opened::Opened,
 };
 use crate::{Error, Instructions, Measure, Progress, Result, report};
 
@@ -44,14 +44,14 @@ impl Interaction for Silent {
 /// A study whose models, files, metrics and benchmarks are open, so that what can be refused has been.
 #[derive(Debug)]
 pub struct Prepared<'s> {
-    study: &'s Study,
+    pub(super) study: &'s Study,
     start: Instant,
     measure: Measure,
-    instructions: Instructions,
-    contestants: Vec<Opened<'s>>,
+    pub(super) instructions: Instructions,
+    pub(super) contestants: Vec<Opened<'s>>,
     split: Split,
-    device: Device,
-    kind: Kind,
+    pub(super) device: Device,
+    pub(super) kind: Kind,
 }
 
 impl Study {
@@ -109,17 +109,29 @@ impl Prepared<'_> {
     /// run go below it, in place of those of a former study, whose report is removed first. Writing the report is the caller's, with
     /// [`report::write`](crate::report::write).
     ///
+    /// With [`Resume::Newest`] it goes on with the study that an earlier process began there: what is complete and as it was is
+    /// not done again, a fine-tuning goes on after its newest checkpoint. Times apart, and what judges without a cache
+    /// are paid, the results are those of a study that was never interrupted.
+    ///
     /// # Errors
-    /// What training and measuring give.
-    pub fn run(&self, output: &Path, interaction: &mut dyn Interaction) -> Result<StudyResults> {
+    /// What training and measuring give. [`OtherRun`](ferrotune_trainer::Error::OtherRun) with the first setting or input that
+    /// is not what the interrupted study had, and [`Error::NotResumable`], before anything is changed.
+    pub fn run(
+        &self,
+        output: &Path,
+        resume: Resume,
+        interaction: &mut dyn Interaction,
+    ) -> Result<StudyResults> {
         let Self { study, measure, instructions, contestants, split, device, kind, .. } = self;
         let (device, kind) = (*device, *kind);
-        // A run that fails must not stand beside the report of a former one.
-        report::remove(output)?;
+        self.claim(output, resume, interaction)?;
         let (mut models, mut evaluated) = (Vec::with_capacity(contestants.len()), Vec::new());
+        let mut earlier = 0.0;
         for contestant in contestants {
             let bench = Bench { study, output, contestant, measure, instructions, split, device, kind };
-            models.push(bench.run(&mut evaluated, interaction)?);
+            let (results, seconds) = bench.run(&mut evaluated, interaction)?;
+            models.push(results);
+            earlier += seconds;
         }
         interaction.say("comparing what was measured, record by record");
         let finished = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
@@ -127,17 +139,54 @@ impl Prepared<'_> {
             title: study.title.clone(),
             description: study.description.clone(),
             finished: environment::civil(finished),
-            seconds: self.start.elapsed().as_secs_f64(),
+            seconds: earlier + self.start.elapsed().as_secs_f64(),
             environment: Environment::detect(device, kind),
             settings: study.settings(),
             data: gather::data(instructions, split),
             benchmarks: gather::benchmarks(measure, &evaluated),
-            judge: gather::judge(measure, &models),
+            judge: gather::judge(measure, &models, &evaluated),
             on_failure: Some(study.evaluation.on_failure),
             failures: gather::failures(&evaluated),
             models,
             comparisons: comparisons::all(&evaluated, instructions.config().split_seed)?,
         })
+    }
+
+    /// Makes the output folder this study's: empty, or with what an earlier process did of the same study.
+    fn claim(&self, output: &Path, resume: Resume, interaction: &mut dyn Interaction) -> Result<()> {
+        let identity = Identity::of(self)?;
+        let folders = || self.contestants.iter().map(|contestant| contestant.output(output));
+        if resume == Resume::Newest {
+            let not_resumable = |reason: &str| {
+                Err(Error::NotResumable { folder: output.to_owned(), reason: reason.to_owned() })
+            };
+            let judge = self.study.evaluation.judge.as_ref();
+            if judge.is_some_and(|judge| judge.replies.is_some() && judge.cache.is_some()) {
+                return not_resumable(
+                    "its judge repeats recorded replies, and with evaluation.judge.cache beside them it is not known which \
+                     were used up; they cost nothing, so leave the cache out",
+                );
+            }
+            match Identity::read(output)? {
+                Some(former) => {
+                    former.check(&identity, output)?;
+                    return Ok(report::remove(output)?);
+                }
+                None if folders().any(|folder| folder.exists()) => {
+                    return not_resumable(
+                        "it has no `study.json`, which says what its study was asked to do",
+                    );
+                }
+                None => interaction.say(&format!("`{}` holds no study yet; beginning one", output.display())),
+            }
+        }
+        // A run that fails must not stand beside the report of a former one, nor go on with what that one did.
+        report::remove(output)?;
+        Identity::remove(output)?;
+        for folder in folders().filter(|folder| folder.is_dir()) {
+            std::fs::remove_dir_all(&folder).map_err(|source| Error::Io { path: folder, source })?;
+        }
+        identity.write(output)
     }
 
     /// What the study would ask, found without asking or training anything.

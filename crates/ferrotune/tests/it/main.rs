@@ -14,6 +14,7 @@ mod merged;
 mod qlora;
 mod quantized;
 mod report;
+mod resume;
 mod study;
 mod tinystories;
 mod training;

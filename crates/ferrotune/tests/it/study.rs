@@ -12,13 +12,13 @@ use ferrotune::{
     Compute, Error, demo,
     eval::{
         Error::{Interpreter, Isolation},
-        FailureKind, Record,
+        FailureKind, Outcome, Record,
         perplexity::TextLikelihood,
         read_samples,
     },
     grow,
     study::{Prepared, Silent, Study, StudyResults},
-    trainer::TrainingConfig,
+    trainer::{Resume, TrainingConfig},
 };
 use serde_json::json;
 
@@ -28,12 +28,12 @@ use crate::report::strangers;
 const HELD_OUT: usize = 5;
 
 /// A folder with a model and records, made once.
-struct Place {
-    folder: tempfile::TempDir,
-    model: PathBuf,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) model: PathBuf,
 }
 
-fn place() -> &'static Place {
+pub(crate) fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ fn compute() -> Compute {
 }
 
 /// A study of the model, fine-tuned for two steps with two seeds; `evaluation` and what follows are the caller's.
-fn study_text(evaluation: &str) -> String {
+pub(crate) fn study_text(evaluation: &str) -> String {
     format!(
         r#"
         title = "A study of the way"
@@ -82,7 +82,7 @@ fn study_text(evaluation: &str) -> String {
 }
 
 /// A study's file beside the records of the place.
-fn open(name: &str, text: &str) -> Result<Study, Box<Error>> {
+pub(crate) fn open(name: &str, text: &str) -> Result<Study, Box<Error>> {
     let path = place().folder.path().join(format!("{name}.toml"));
     fs::write(&path, text).unwrap();
     Study::open(&path).map_err(Box::new)
@@ -94,7 +94,7 @@ fn run(prepared: &Prepared<'_>) -> (tempfile::TempDir, Result<StudyResults, Erro
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let output = tempfile::tempdir().unwrap();
     fs::write(output.path().join("report.html"), "of a former study").unwrap();
-    let results = prepared.run(output.path(), &mut Silent);
+    let results = prepared.run(output.path(), Resume::No, &mut Silent);
     // Whether this study succeeds or fails, nobody takes the former report for its own.
     assert!(!output.path().join("report.html").exists());
     (output, results)
@@ -112,7 +112,7 @@ fn ids() -> Vec<String> {
 }
 
 /// A file of replies: for each held-out record the replies to be given about it, one after the other.
-fn replies(name: &str, of: impl Fn(usize) -> Vec<String>) -> PathBuf {
+pub(crate) fn replies(name: &str, of: impl Fn(usize) -> Vec<String>) -> PathBuf {
     let path = place().folder.path().join(name);
     let mut lines = String::new();
     for (index, id) in ids().into_iter().enumerate() {
@@ -126,7 +126,7 @@ fn replies(name: &str, of: impl Fn(usize) -> Vec<String>) -> PathBuf {
     path
 }
 
-fn grade(score: usize) -> String {
+pub(crate) fn grade(score: usize) -> String {
     json!({"reason": "as asked", "score": score}).to_string()
 }
 
@@ -255,13 +255,21 @@ fn a_reply_that_cannot_be_used_is_counted_or_ends_the_study() {
     let (output, results) = run(&prepared);
     let error = results.unwrap_err().to_string();
     assert!(error.contains("gpt4_score") && error.contains(&ids()[1]), "{error}");
-    // What was measured before is there.
-    let lines = read_samples(&output.path().join("tiny/base/samples.jsonl")).unwrap();
-    assert_eq!(lines.iter().filter(|line| line.metric == "exact_match").count(), HELD_OUT);
+    // What was measured before is there, under a name that no reader takes for a finished one's, and the error says where.
+    let folder = output.path().join("tiny/base");
+    let unfinished = folder.join("samples-unfinished.jsonl");
+    assert!(error.ends_with(&format!("; what was scored is in `{}`", unfinished.display())), "{error}");
+    assert!(!folder.join("samples.jsonl").exists());
+    let lines = read_samples(&unfinished).unwrap();
+    let of = |metric: &str| lines.iter().filter(|line| line.metric == metric).collect::<Vec<_>>();
+    assert_eq!((of("exact_match").len(), of("gpt4_score").len()), (HELD_OUT, HELD_OUT));
+    let scored =
+        of("gpt4_score").iter().map(|line| matches!(line.outcome, Outcome::Score(7.0))).collect::<Vec<_>>();
+    assert_eq!(scored, [true, false, false, false, false], "the work ends at the second");
 }
 
 /// Synthetic benchmarks in the published schemas.
-fn synthetic(name: &str) -> PathBuf {
+pub(crate) fn synthetic(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ferrotune-eval/tests/golden/tasks/data").join(name)
 }
 
