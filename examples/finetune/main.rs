@@ -170,6 +170,7 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         trainer = trainer.with_identity(key, value);
     }
 
+    let is_new = !flags.output.exists();
     let resume = begin(&flags)?;
     let (mut progress, mut log) = (Progress::new(), JsonLog::new(&flags.output.join("log.jsonl")));
     let mut board = TensorBoard::new(&flags.output.join("runs"));
@@ -178,7 +179,13 @@ fn finetune(flags: Flags) -> cli::Result<Summary> {
         .with_listener(&mut log)
         .with_listener(&mut board)
         .with_listener(&mut progress)
-        .run(resume)?;
+        .run(resume)
+        .inspect_err(|_| {
+            if is_new {
+                // A run that failed before its first row has left nothing; a folder with something in it stays.
+                let _ = fs::remove_dir(&flags.output);
+            }
+        })?;
     finish(
         &flags,
         &adapter,

@@ -76,6 +76,11 @@ fn bad_data_is_refused_as_documented() {
 }
 
 #[test]
+fn a_first_loss_that_is_no_number_leaves_nothing_in_the_way_of_the_next_try() {
+    check("a first loss that is no number", |place| place.fill_row("lm_head.weight", "b", 3e38), FINETUNE);
+}
+
+#[test]
 fn bad_settings_are_refused_as_documented() {
     check("a learning rate that is not a number", |_| {}, &finetune("--learning-rate NaN"));
     check("a rank of 0", |_| {}, &finetune("--rank 0"));

@@ -100,11 +100,13 @@ impl Place {
 
     /// Makes each number of the model's vector of a word `value`.
     pub(crate) fn fill_embedding(&self, word: &str, value: f32) {
+        self.fill_row("model.embed_tokens.weight", word, value);
+    }
+
+    /// Makes each number of a word's row in a tensor of the model `value`.
+    pub(crate) fn fill_row(&self, tensor: &str, word: &str, value: f32) {
         let id = tokenizer()["model"]["vocab"][word].as_u64().expect("a word of the vocabulary") as usize;
-        self.change_numbers(
-            "model.embed_tokens.weight",
-            |row, number| if row == id { value } else { number },
-        );
+        self.change_numbers(tensor, |row, number| if row == id { value } else { number });
     }
 
     /// Makes each number of one of the model's matrices what `change` makes of its row and value.
