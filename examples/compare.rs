@@ -106,7 +106,15 @@ fn main() -> std::process::ExitCode {
         };
         cli::refuse_a_broken_link(output)?;
         if existing == Existing::Refuse && !args.dry_run {
-            cli::refuse_to_fill(output)?; // before models are opened
+            // Before models are opened.
+            if output.join("study.json").is_file() {
+                return Err(format!(
+                    "`{}` holds a study; go on with it with --resume, replace it with --force, or choose another folder",
+                    output.display()
+                )
+                .into());
+            }
+            cli::refuse_to_fill(output)?;
         }
         let claim = || prepare_output(output, existing);
         let results = match study {

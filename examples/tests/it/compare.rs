@@ -126,7 +126,10 @@ fn a_study_whose_process_is_killed_goes_on_with_resume_and_gives_the_same_result
         assert!(folder.join("study.json").is_file() && has_come(), "{moment}");
         let again = place.run(&line);
         let said = String::from_utf8_lossy(&again.stderr);
-        assert!(!again.status.success() && said.contains("is not empty"), "{said}");
+        assert!(
+            !again.status.success() && said.contains("holds a study; go on with it with --resume"),
+            "{said}"
+        );
         place.succeed(&format!("{line} --resume"));
         assert_eq!(timeless(&report), expected, "killed at {moment}");
         let names =
