@@ -100,10 +100,14 @@ impl BertScore {
         for reference in &pair.references {
             let score = self.match_tokens(prediction, &encoded[reference.trim()], weights);
             if ![score.precision, score.recall].iter().all(|x| x.is_finite()) {
-                return Err(Failure {
-                    kind: FailureKind::NotFinite,
-                    detail: "a token's vector is zero or not finite".to_owned(),
-                });
+                let is_weightless =
+                    [prediction, &encoded[reference.trim()]].iter().any(|text| weights.sum(&text.ids) == 0.0);
+                let detail = if is_weightless {
+                    "idf gives every token of a text the weight 0, because all references hold it"
+                } else {
+                    "a token's vector is zero or not finite"
+                };
+                return Err(Failure { kind: FailureKind::NotFinite, detail: detail.to_owned() });
             }
             let score = self.rescale(score);
             best = Some(best.map_or(score, |best| Prf {
@@ -149,7 +153,7 @@ impl BertScore {
         }
         let average = |closest: &[f64], ids: &[u32]| {
             let weighted: f64 = closest.iter().zip(ids).map(|(x, &id)| x * weights.of(id)).sum();
-            weighted / ids.iter().map(|&id| weights.of(id)).sum::<f64>()
+            weighted / weights.sum(ids)
         };
         let precision = average(&closest_to_prediction, &prediction.ids);
         let recall = average(&closest_to_reference, &reference.ids);
@@ -219,6 +223,10 @@ struct Weights {
 impl Weights {
     fn of(&self, id: u32) -> f64 {
         self.of_id.get(&id).copied().unwrap_or(self.otherwise)
+    }
+
+    fn sum(&self, ids: &[u32]) -> f64 {
+        ids.iter().map(|&id| self.of(id)).sum()
     }
 }
 

@@ -124,6 +124,15 @@ fn a_broken_encoder_is_an_error_and_a_zero_vector_a_failure() {
 }
 
 #[test]
+fn a_single_reference_in_which_idf_weighs_nothing_is_a_failure_that_says_so() {
+    let golden = golden!("bert_score");
+    let metric = BertScore::new(Arc::new(Recorded::new(&golden)), TokenWeights::InverseDocumentFrequency);
+    let found = metric.score_pairs(&[Pair::new("1", "0", "0")]).unwrap();
+    let failure = found[0].as_ref().unwrap_err();
+    assert!(failure.detail.starts_with("idf gives every token"), "{failure:?}");
+}
+
+#[test]
 fn texts_that_were_cut_are_counted() {
     let golden = golden!("bert_score");
     let pairs = [Pair::new("1", "0", "4"), Pair::new("2", "4", "4"), Pair::new("3", "0", "1")];
