@@ -265,7 +265,9 @@ fn weight_digests(folder: &Path, what: &str, into: &mut BTreeMap<String, String>
     };
     for entry in fs::read_dir(folder).map_err(io(folder))? {
         let path = entry.map_err(io(folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        // What an adapter's configuration says scales its weights; of the base's, the caller compares what counts.
+        let is_config = path.file_name().is_some_and(|name| name == "adapter_config.json");
+        if is_config || path.extension().is_some_and(|extension| extension == "safetensors") {
             let name = path.file_name().unwrap_or_default().display();
             let key = format!("the SHA-256 of the {what}'s `{name}`");
             into.insert(key, digest::of_file(&path).map_err(io(&path))?);

@@ -62,6 +62,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What a study would replace in its output folder is not its own.
+    #[error("`{path}` {reason}, and the study would replace it; choose another output folder")]
+    OutputTaken {
+        /// The file or folder.
+        path: PathBuf,
+        /// Whose it is.
+        reason: &'static str,
+    },
     /// A setting has a value that makes no sense.
     #[error("setting `{setting}` is {found}, expected {expected}")]
     Setting {

@@ -80,7 +80,7 @@ pub struct Written {
 }
 
 /// The files of a report.
-const FILES: [&str; 3] = ["results.json", "report.md", "report.html"];
+pub(crate) const FILES: [&str; 3] = ["results.json", "report.md", "report.html"];
 
 /// Removes the report in a folder, if there is one.
 ///

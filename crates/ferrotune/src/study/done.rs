@@ -40,6 +40,8 @@ struct File {
 struct Training {
     summary: TrainingSummary,
     adapter_sha256: String,
+    /// Of its `adapter_config.json`, which scales the weights.
+    adapter_config_sha256: String,
 }
 
 /// A fine-tuning that is over.
@@ -55,7 +57,15 @@ const DONE: &str = "done.json";
 /// The adapter's folder in that of its state.
 pub(super) const ADAPTER: &str = "adapter";
 
+const WEIGHTS: &str = "adapter_model.safetensors";
+const CONFIG: &str = "adapter_config.json";
+
 impl Done {
+    /// Whether a state's folder says what is done of it.
+    pub(super) fn is_in(folder: &Path) -> bool {
+        folder.join(DONE).is_file()
+    }
+
     /// What is done in a folder, which is made if it is missing.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
@@ -89,10 +99,17 @@ impl Done {
 
     /// The fine-tuning, if its adapter is as it was saved.
     pub(super) fn trained(&self) -> Result<Option<Trained>> {
-        let Some(Training { summary, adapter_sha256 }) = &self.file.training else { return Ok(None) };
+        let Some(Training { summary, adapter_sha256, adapter_config_sha256 }) = &self.file.training else {
+            return Ok(None);
+        };
         let history = self.folder.join("trainer_state.json");
-        let are_there = history.is_file() && self.adapter().is_file();
-        if !are_there || self.digest_of_adapter()? != *adapter_sha256 {
+        let is_as_it_was = |file: &str, sha256: &String| -> Result<bool> {
+            Ok(self.adapter(file).is_file() && self.digest_of_adapter(file)? == *sha256)
+        };
+        if !history.is_file()
+            || !is_as_it_was(WEIGHTS, adapter_sha256)?
+            || !is_as_it_was(CONFIG, adapter_config_sha256)?
+        {
             return Ok(None);
         }
         let (summary, adapter_sha256) = (summary.clone(), adapter_sha256.clone());
@@ -107,9 +124,12 @@ impl Done {
     /// Keeps a fine-tuning whose adapter was saved.
     pub(super) fn keep_trained(&mut self, finished: Finished) -> Result<Trained> {
         let Finished { summary, state: history, .. } = finished;
-        let adapter_sha256 = self.digest_of_adapter()?;
-        self.file.training =
-            Some(Training { summary: summary.clone(), adapter_sha256: adapter_sha256.clone() });
+        let adapter_sha256 = self.digest_of_adapter(WEIGHTS)?;
+        self.file.training = Some(Training {
+            summary: summary.clone(),
+            adapter_sha256: adapter_sha256.clone(),
+            adapter_config_sha256: self.digest_of_adapter(CONFIG)?,
+        });
         self.save()?;
         Ok(Trained { summary, history, adapter_sha256 })
     }
@@ -123,12 +143,12 @@ impl Done {
         write_json(&self.folder.join(DONE), &self.file)
     }
 
-    fn adapter(&self) -> PathBuf {
-        self.folder.join(ADAPTER).join("adapter_model.safetensors")
+    fn adapter(&self, file: &str) -> PathBuf {
+        self.folder.join(ADAPTER).join(file)
     }
 
-    fn digest_of_adapter(&self) -> Result<String> {
-        let path = self.adapter();
+    fn digest_of_adapter(&self, file: &str) -> Result<String> {
+        let path = self.adapter(file);
         digest::of_file(&path).map_err(|source| Error::Io { path, source })
     }
 }

@@ -45,11 +45,20 @@ impl Identity {
                 &format!("the SHA-256 of the template of {name}"),
                 json!(contestant.template_results().sha256),
             );
+            for (number, (style, _)) in (1..).zip(&contestant.styles) {
+                let what = format!("the SHA-256 of the template of benchmark {number} of {name}");
+                put(&what, json!(style.fingerprint()));
+            }
         }
         let settings = serde_json::to_value(what_counts(prepared.study)?)
             .map_err(|error| Error::Io { path: STUDY.into(), source: error.into() })?;
         flatten("", settings, &mut fields);
         Ok(Self(fields))
+    }
+
+    /// Whether a folder holds one.
+    pub(super) fn is_in(folder: &Path) -> bool {
+        folder.join(STUDY).is_file()
     }
 
     /// That of the study in a folder, if there is one.
@@ -133,13 +142,22 @@ fn what_counts(study: &Study) -> Result<Study> {
     Ok(study)
 }
 
-/// The digest of a file, or of the names and digests of what is in a folder: neither hidden files nor folders elsewhere that
-/// are linked to.
+/// The digest of a file, or of the names and digests of what is in a folder, hidden files left out; links are followed.
 fn contents(path: &Path) -> Result<String> {
+    contents_below(path, &mut Vec::new())
+}
+
+/// The same below `above`, the real paths of the folders around this one: a link back to one of them has nothing new in it.
+fn contents_below(path: &Path, above: &mut Vec<PathBuf>) -> Result<String> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     if !path.is_dir() {
         return digest::of_file(path).map_err(io);
     }
+    let real = path.canonicalize().map_err(io)?;
+    if above.contains(&real) {
+        return Ok(String::new());
+    }
+    above.push(real);
     let names = |entries: std::fs::ReadDir| {
         entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()
     };
@@ -148,10 +166,12 @@ fn contents(path: &Path) -> Result<String> {
     let mut all = String::new();
     for name in names {
         let (entry, name) = (path.join(&name), name.to_string_lossy());
-        if !(name.starts_with('.') || entry.is_symlink() && entry.is_dir()) {
-            all.push_str(&json!([name, contents(&entry)?]).to_string());
+        // A link to nowhere holds nothing; whoever needs the file says so.
+        if !name.starts_with('.') && entry.exists() {
+            all.push_str(&json!([name, contents_below(&entry, above)?]).to_string());
         }
     }
+    above.pop();
     Ok(digest::of_bytes(all.as_bytes()))
 }
 

@@ -1,7 +1,7 @@
 //! The way through a study: read, encode, and for each model measure, fine-tune, measure.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,10 +10,16 @@ use ferrotune_trainer::{Listener, Resume};
 use tch::{Device, Kind};
 
 use super::{
-    Environment, Study, StudyEstimate, StudyResults, bench::Bench, comparisons, environment, gather,
-    identity::Identity, opened::Opened,
+    Environment, Study, StudyEstimate, StudyResults, bench::Bench, comparisons, done::Done, environment,
+    gather, identity::Identity, opened::Opened,
 };
 use crate::{Error, Instructions, Measure, Progress, Result, report};
+
+/// The folder of a model's first state.
+const BASE: &str = "base";
+
+/// Where the built-in study grows its models in an output folder, before it is a study.
+const BUILTIN: &str = "builtin";
 
 /// Hears how a study goes on; implementors provide all three methods.
 pub trait Interaction {
@@ -115,7 +121,8 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// What training and measuring give. [`OtherRun`](ferrotune_trainer::Error::OtherRun) with the first setting or input that
-    /// is not what the interrupted study had, and [`Error::NotResumable`], before anything is changed.
+    /// is not what the interrupted study had, [`Error::NotResumable`], and [`Error::OutputTaken`] where a file that the study
+    /// reads, or a folder that no study wrote, would be replaced; all before anything is changed.
     pub fn run(
         &self,
         output: &Path,
@@ -156,6 +163,7 @@ impl Prepared<'_> {
     fn claim(&self, output: &Path, resume: Resume, interaction: &mut dyn Interaction) -> Result<()> {
         let identity = Identity::of(self)?;
         let folders = || self.contestants.iter().map(|contestant| contestant.output(output));
+        self.refuse_inputs(output)?;
         if resume == Resume::Newest {
             let not_resumable = |reason: &str| {
                 Err(Error::NotResumable { folder: output.to_owned(), reason: reason.to_owned() })
@@ -177,7 +185,17 @@ impl Prepared<'_> {
                         "it has no `study.json`, which says what its study was asked to do",
                     );
                 }
+                None if !holds_only(output, BUILTIN)? => {
+                    return not_resumable("it is not empty, and has no `study.json`");
+                }
                 None => interaction.say(&format!("`{}` holds no study yet; beginning one", output.display())),
+            }
+        }
+        let is_study = Identity::is_in(output);
+        for folder in folders() {
+            let is_own = is_study || Done::is_in(&folder.join(BASE));
+            if folder.exists() && !is_own && !holds_only(&folder, "")? {
+                return Err(Error::OutputTaken { path: folder, reason: "was not written by a study" });
             }
         }
         // A run that fails must not stand beside the report of a former one, nor go on with what that one did.
@@ -187,6 +205,30 @@ impl Prepared<'_> {
             std::fs::remove_dir_all(&folder).map_err(|source| Error::Io { path: folder, source })?;
         }
         identity.write(output)
+    }
+
+    /// Refuses an output whose report or whose models' folders are, or hold, what the study reads.
+    fn refuse_inputs(&self, output: &Path) -> Result<()> {
+        let replaced: Vec<PathBuf> = self
+            .contestants
+            .iter()
+            .map(|contestant| contestant.output(output))
+            .chain(report::FILES.iter().map(|name| output.join(name)))
+            .filter_map(|path| path.canonicalize().ok())
+            .collect();
+        let mut evaluation = self.study.evaluation.clone();
+        let read = evaluation
+            .paths()
+            .map(|path| path.clone())
+            .chain(self.contestants.iter().map(|contestant| contestant.model.path.clone()))
+            .chain(self.instructions.reports.iter().map(|report| report.path.clone()));
+        for path in read {
+            let is_replaced = |real: PathBuf| replaced.iter().any(|folder| real.starts_with(folder));
+            if path.canonicalize().is_ok_and(is_replaced) {
+                return Err(Error::OutputTaken { path, reason: "is read by the study" });
+            }
+        }
+        Ok(())
     }
 
     /// What the study would ask, found without asking or training anything.
@@ -211,4 +253,19 @@ impl Prepared<'_> {
             judge,
         }
     }
+}
+
+/// Whether a folder, which may be missing, holds nothing but an entry of this name.
+fn holds_only(folder: &Path, name: &str) -> Result<bool> {
+    let io = |source| Error::Io { path: folder.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        entries => entries.map_err(io)?,
+    };
+    for entry in entries {
+        if entry.map_err(io)?.file_name() != name {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

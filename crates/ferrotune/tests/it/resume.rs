@@ -254,6 +254,65 @@ fn an_interrupted_training_goes_on_after_its_newest_checkpoint() {
     assert!(words.contains("tiny/seed-4: measured before: answers, mgsm, perplexity"), "{words}");
     assert!(words.contains("tiny/seed-3: measured before: answers, gsm8k, mgsm, perplexity"), "{words}");
     assert!(!words.contains("training begins"), "{words}");
+
+    // An adapter is its configuration too: it is saved again from the newest checkpoint.
+    let config = output.join("tiny/seed-4/adapter/adapter_config.json");
+    let saved = fs::read_to_string(&config).unwrap();
+    let scaled = saved.replacen("\"lora_alpha\": ", "\"lora_alpha\": 6", 1);
+    assert_ne!(scaled, saved);
+    fs::write(&config, scaled).unwrap();
+    assert!(run(&study, &output, 0));
+    assert_eq!(fs::read_to_string(&config).unwrap(), saved);
+    let words = said(&output);
+    assert!(words.contains("fine-tuned before with seed 3"), "{words}");
+    assert!(words.contains("fine-tuning with seed 4"), "{words}");
+}
+
+#[test]
+fn nothing_that_a_study_reads_or_did_not_write_is_replaced() {
+    let text = study_text("metrics = \"exact_match\"");
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, text: &str, output: &Path, resume: Resume| {
+        let before = contents(output);
+        let study = open(name, text).unwrap();
+        let error = study.prepare(&mut Silent).unwrap().run(output, resume, &mut Silent).unwrap_err();
+        assert_eq!(contents(output), before, "a refusal changes nothing");
+        error.to_string()
+    };
+    let output = |name: &str| {
+        let output = folder.path().join(name);
+        fs::create_dir_all(output.join("tiny")).unwrap();
+        output
+    };
+
+    let foreign = output("foreign");
+    fs::write(foreign.join("tiny/notes.txt"), "mine").unwrap();
+    let message = refused("foreign", &text, &foreign, Resume::No);
+    assert!(message.contains("tiny` was not written by a study"), "{message}");
+
+    let model = output("model");
+    for entry in fs::read_dir(&place().model).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_file() {
+            fs::copy(entry.path(), model.join("tiny").join(entry.file_name())).unwrap();
+        }
+    }
+    let inside =
+        text.replace(&place().model.display().to_string(), &model.join("tiny").display().to_string());
+    let message = refused("model-inside", &inside, &model, Resume::No);
+    assert!(message.contains("tiny` is read by the study"), "{message}");
+
+    let data = output("data");
+    fs::copy(place().folder.path().join("train.json"), data.join("results.json")).unwrap();
+    let inside = text.replace("\"train.json\"", &format!("\"{}\"", data.join("results.json").display()));
+    let message = refused("data-inside", &inside, &data, Resume::No);
+    assert!(message.contains("results.json` is read by the study"), "{message}");
+
+    let report = folder.path().join("report");
+    fs::create_dir(&report).unwrap();
+    fs::write(report.join("results.json"), "mine").unwrap();
+    let message = refused("report", &text, &report, Resume::Newest);
+    assert!(message.contains("it is not empty, and has no `study.json`"), "{message}");
 }
 
 /// Every file below a folder with its contents.
